@@ -1,0 +1,127 @@
+package vmm
+
+import (
+	"fmt"
+	"os"
+)
+
+// File names a file by path or by a descriptor that the process already has.
+// A jailed VM process gets descriptors only. Exactly one of the two is set.
+type File struct {
+	Path string `json:"path,omitempty"`
+	FD   int    `json:"fd,omitempty"` // 3 or more; 0 means "use Path"
+}
+
+// Open returns the file, opened with flag when it is named by path. A file
+// named by descriptor is returned as it is: the caller owns it from then on.
+func (f File) Open(flag int) (*os.File, error) {
+	switch {
+	case f.FD != 0 && f.Path != "":
+		return nil, fmt.Errorf("file %q: has a path and descriptor %d; give one", f.Path, f.FD)
+	case f.FD >= 3:
+		return os.NewFile(uintptr(f.FD), fmt.Sprintf("descriptor %d", f.FD)), nil
+	case f.FD != 0:
+		return nil, fmt.Errorf("file descriptor %d: must be 3 or more", f.FD)
+	case f.Path == "":
+		return nil, fmt.Errorf("file: neither path nor descriptor given")
+	}
+	return os.OpenFile(f.Path, flag, 0)
+}
+
+// Platform says how the guest learns of its processors and devices.
+type Platform string
+
+const (
+	// PlatformACPI describes the machine in ACPI tables: for any kernel.
+	PlatformACPI Platform = "acpi"
+	// PlatformMPTable describes processors in an Intel MP table and devices
+	// on the kernel command line: for kernels built with X86_MPPARSE and
+	// VIRTIO_MMIO_CMDLINE_DEVICES, such as hull's own.
+	PlatformMPTable Platform = "mptable"
+	// PlatformNone gives the guest no tables: for bare-metal guests.
+	PlatformNone Platform = "none"
+)
+
+// MaxCPUs is the largest number of vCPUs of one VM.
+const MaxCPUs = 64
+
+// Config describes one VM. It is what the engine hands to a VM process as
+// JSON, and what New takes in a program that uses this package directly.
+type Config struct {
+	ID     string `json:"id"`
+	CPUs   int    `json:"cpus"`   // 1 to MaxCPUs
+	Memory uint64 `json:"memory"` // bytes, a multiple of 4096
+
+	// HugePages backs guest RAM with explicit 2 MiB pages (hugetlbfs).
+	HugePages bool `json:"huge_pages,omitempty"`
+
+	Kernel      File     `json:"kernel"`
+	Protocol    string   `json:"protocol,omitempty"` // "" detects; "elf", "pvh", "bzimage"
+	Initrd      []File   `json:"initrd,omitempty"`   // concatenated in order
+	CommandLine string   `json:"command_line,omitempty"`
+	Platform    Platform `json:"platform,omitempty"` // "" is PlatformACPI
+
+	// PIT adds the 8254 timer, for kernels that calibrate by it. Ending a VM
+	// with one takes some milliseconds longer.
+	PIT bool `json:"pit,omitempty"`
+
+	Disks  []Disk `json:"disks,omitempty"`
+	Vsock  *Vsock `json:"vsock,omitempty"`
+	RNG    bool   `json:"rng,omitempty"`
+	Serial Serial `json:"serial,omitzero"`
+
+	// OrphanRemove lists paths that the VM process removes when whoever
+	// started it went away without saying goodbye (kill -9).
+	OrphanRemove []string `json:"orphan_remove,omitempty"`
+}
+
+// Disk is one virtio block device: either a raw file, or a read-only virtual
+// disk with one GPT partition for each of Layers.
+type Disk struct {
+	ID       string `json:"id"` // answered to GET_ID, at most 20 bytes
+	ReadOnly bool   `json:"read_only,omitempty"`
+	File     *File  `json:"file,omitempty"`
+	Layers   []File `json:"layers,omitempty"`
+}
+
+// Vsock is the socket device between guest and host.
+type Vsock struct {
+	CID  uint32 `json:"cid"`  // of the guest, 3 or more
+	Path string `json:"path"` // of the host's Unix socket
+}
+
+// Serial is the first serial port, COM1. Without Output the last
+// ConsoleTail bytes are kept for error reports. Without Input nothing is read.
+type Serial struct {
+	Input  *File `json:"input,omitempty"`
+	Output *File `json:"output,omitempty"`
+}
+
+// ConsoleTail is how many bytes of serial output a VM remembers.
+const ConsoleTail = 64 << 10
+
+// Validate checks what can be checked without touching the host.
+func (c *Config) Validate() error {
+	switch {
+	case c.CPUs < 1 || c.CPUs > MaxCPUs:
+		return fmt.Errorf("%d vCPUs: must be 1 to %d", c.CPUs, MaxCPUs)
+	case c.Vsock != nil && (c.Vsock.CID < 3 || c.Vsock.CID == 0xffffffff):
+		return fmt.Errorf("vsock: guest CID %d: must be 3 to 4294967294", c.Vsock.CID)
+	case c.Vsock != nil && c.Vsock.Path == "":
+		return fmt.Errorf("vsock: no path for the host's socket")
+	}
+	switch c.Platform {
+	case "", PlatformACPI, PlatformMPTable, PlatformNone:
+	default:
+		return fmt.Errorf("platform %q: must be acpi, mptable or none", c.Platform)
+	}
+	for i, d := range c.Disks {
+		if (d.File == nil) == (len(d.Layers) == 0) {
+			return fmt.Errorf("disk %d (%s): needs either a file or layers", i, d.ID)
+		}
+		if len(d.ID) > 20 {
+			return fmt.Errorf("disk %d (%s): its ID is longer than 20 bytes", i, d.ID)
+		}
+	}
+	return nil
+}
