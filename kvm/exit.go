@@ -97,17 +97,14 @@ type internalExit struct {
 	data            [16]uint64
 }
 
-type systemEventExit struct {
-	typ, ndata uint32
-	data       [16]uint64
-}
+type systemEventExit struct{ typ uint32 }
 
 type msrExit struct {
-	error  uint8
-	_      [7]byte
-	reason uint32
-	index  uint32
-	data   uint64
+	error uint8
+	_     [7]byte
+	_     uint32 // reason
+	index uint32
+	data  uint64
 }
 
 // Exit tells why the last Run returned.

@@ -82,8 +82,9 @@ const (
 type irqLevel struct{ irq, level uint32 }
 
 type irqfd struct {
-	fd, gsi, flags, resamplefd uint32
-	_                          [16]byte
+	fd, gsi, flags uint32
+	_              uint32 // resamplefd
+	_              [16]byte
 }
 
 const irqfdFlagDeassign = 1 << 0 // KVM_IRQFD_FLAG_DEASSIGN
@@ -111,9 +112,10 @@ type pitConfig struct {
 const pitSpeakerDummy = 1
 
 type enableCap struct {
-	cap, flags uint32
-	args       [4]uint64
-	_          [64]byte
+	cap  uint32
+	_    uint32 // flags
+	args [4]uint64
+	_    [64]byte
 }
 
 // MSI is struct kvm_msi.

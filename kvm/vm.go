@@ -160,6 +160,16 @@ func (vm *VM) DirtyLog(slot uint32, bitmap []uint64) error {
 	return vmPtr(vm, "KVM_GET_DIRTY_LOG", KVM_GET_DIRTY_LOG, &dirtyLog{slot: slot, bitmap: &bitmap[0]})
 }
 
+// ClearDirtyLog clears the log of the pages whose bits are set in bitmap, whose
+// first bit stands for page first (a multiple of 64) of the region.
+func (vm *VM) ClearDirtyLog(slot uint32, first uint64, pages uint32, bitmap []uint64) error {
+	if uint64(len(bitmap))*64 < uint64(pages) || pages == 0 {
+		return fmt.Errorf("KVM_CLEAR_DIRTY_LOG: slot %d: a bitmap of %d words for %d pages", slot, len(bitmap), pages)
+	}
+	return vmPtr(vm, "KVM_CLEAR_DIRTY_LOG", KVM_CLEAR_DIRTY_LOG,
+		&clearDirtyLog{slot: slot, firstPage: first, numPages: pages, bitmap: &bitmap[0]})
+}
+
 // CreateVCPU makes vCPU number id. It is to be called on the thread that will
 // run it.
 func (vm *VM) CreateVCPU(id int) (*VCPU, error) {

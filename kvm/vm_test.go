@@ -104,15 +104,15 @@ func TestPortAndMemoryExits(t *testing.T) {
 
 func TestKickEndsAGuestThatNeverExits(t *testing.T) {
 	_, v := realModeVM(t, []byte{0xeb, 0xfe}) // jmp to itself
-	entered := make(chan struct{})
+	kicked := make(chan struct{})
 	go func() {
-		<-entered
+		defer close(kicked)
 		v.Kick()
 	}()
-	close(entered)
 	if err := v.Run(); !errors.Is(err, ErrInterrupted) {
 		t.Fatalf("Run = %v", err)
 	}
+	<-kicked
 	// It stays in force until it is cleared, wherever it met the vCPU.
 	v.Kick()
 	if err := v.Run(); !errors.Is(err, ErrInterrupted) {
