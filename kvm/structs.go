@@ -171,3 +171,11 @@ type runData struct {
 
 // immediateExit is immediate_exit = 1 in runData.immediate.
 const immediateExit = 1 << 8
+
+// translation is struct kvm_translation.
+type translation struct {
+	linearAddress   uint64
+	physicalAddress uint64
+	valid           uint8
+	_               [7]byte // writeable, usermode, padding
+}

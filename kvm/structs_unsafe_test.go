@@ -40,6 +40,7 @@ func TestStructSizesMatchIoctlNumbers(t *testing.T) {
 		{"KVM_SET_REGS", KVM_SET_REGS, unsafe.Sizeof(Regs{})},
 		{"KVM_GET_SREGS", KVM_GET_SREGS, unsafe.Sizeof(Sregs{})},
 		{"KVM_SET_SREGS", KVM_SET_SREGS, unsafe.Sizeof(Sregs{})},
+		{"KVM_TRANSLATE", KVM_TRANSLATE, unsafe.Sizeof(translation{})},
 		{"KVM_GET_FPU", KVM_GET_FPU, unsafe.Sizeof(FPU{})},
 		{"KVM_SET_FPU", KVM_SET_FPU, unsafe.Sizeof(FPU{})},
 		{"KVM_GET_LAPIC", KVM_GET_LAPIC, unsafe.Sizeof(LAPICState{})},

@@ -212,6 +212,16 @@ func (v *VCPU) FPU() (FPU, error) {
 // SetFPU writes what FPU read.
 func (v *VCPU) SetFPU(f *FPU) error { return vcpuPtr(v, "KVM_SET_FPU", KVM_SET_FPU, f) }
 
+// Translate walks the guest's page tables as they are now. ok is false where
+// nothing is mapped.
+func (v *VCPU) Translate(linear uint64) (gpa uint64, ok bool, err error) {
+	t := translation{linearAddress: linear}
+	if err := vcpuPtr(v, "KVM_TRANSLATE", KVM_TRANSLATE, &t); err != nil {
+		return 0, false, err
+	}
+	return t.physicalAddress, t.valid != 0, nil
+}
+
 // TSCKHz is the frequency of the guest's time stamp counter in kHz.
 func (v *VCPU) TSCKHz() (int, error) {
 	n, err := ioctl(v.fd, KVM_GET_TSC_KHZ, 0)
