@@ -1,0 +1,36 @@
+// Package images keeps container images on this host in the form in which a
+// virtual machine uses them: each layer once, as a read-only ext4 disk image.
+//
+// # What is where
+//
+// A [Store] lives in hull's data directory:
+//
+//	images/index.json            which images there are, and under which names
+//	images/blobs/sha256/HEX      manifests, configurations and layer archives, by digest
+//	images/partial/              layers on their way from a registry; kept so that a pull resumes
+//	images/tmp/, layers/tmp/     files being written
+//	layers/sha256-HEX.ext4       one layer as a disk image, named by its diffID
+//	layers/chain-sha256-HEX.ext4 a layer that could only be built knowing the layers below it, by chain ID
+//
+// Images arrive through [Store.Load] (archives of docker save, OCI layouts),
+// [Store.Import] (a root file system) and [Store.Pull] (a registry), are found
+// with [Store.Get] and [Store.List], and leave with [Store.Remove]. The
+// package prints nothing: what a terminal shows comes from [Progress].
+//
+// # What it promises
+//
+// Several processes may use one store at once. Every file is written under a
+// temporary name, flushed to the disk and renamed; index.json is replaced last.
+// A process killed at any moment, or a full disk, therefore leaves the store as
+// it was, and the next [Open] removes what the dead process had begun: a lock
+// (flock) on each temporary file tells the living from the dead.
+//
+// Nothing from an image is ever unpacked on the host: a layer goes from its tar
+// stream straight into an ext4 image (package layerdisk), so symbolic links,
+// "..", device nodes and setuid files in it are only data.
+//
+// What comes from outside is checked once, where it comes in: names, sizes and
+// digests against [Limits] and against what the manifest said.
+//
+// Start reading at store.go, then ingest.go, which all three ways in share.
+package images
