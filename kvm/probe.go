@@ -82,6 +82,21 @@ func (s *System) Probe() (Info, error) {
 	return info, err
 }
 
+// RequireLinux is Probe and Info.Require, without the probe's throw-away VM where
+// a module that drives virtualization hardware is loaded.
+func (s *System) RequireLinux() error {
+	for _, m := range modules() {
+		if m == "kvm_intel" || m == "kvm_amd" {
+			return nil
+		}
+	}
+	info, err := s.Probe()
+	if err != nil {
+		return err
+	}
+	return info.Require()
+}
+
 // The probe's guest memory: one large page of page tables and code at 0.
 const (
 	probeSize  = 0x6000

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/vmm"
+)
+
+const (
+	configFD  = 3
+	controlFD = 4
+
+	// maxConfig bounds the configuration, in bytes.
+	maxConfig = 1 << 20
+)
+
+// control is the stream to whoever started the VM.
+type control struct {
+	mu  sync.Mutex // one event at a time
+	f   *os.File
+	enc *json.Encoder
+}
+
+// send reports an event. An error means that nobody listens any more, which
+// the reader of commands notices as well.
+func (c *control) send(e vmm.Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_ = c.enc.Encode(e)
+}
+
+// run is the life of the VM; it returns the exit status.
+func run(configFD, controlFD int) int {
+	began := vmm.Monotonic()
+	f := os.NewFile(uintptr(controlFD), "control")
+	if _, err := unix.FcntlInt(uintptr(controlFD), unix.F_GETFD, 0); err != nil {
+		fmt.Fprintln(os.Stderr, "hull-vmm: descriptor 4, the control stream, is not open: this program is started by hull, not by hand")
+		return vmm.StatusHull
+	}
+	unix.CloseOnExec(controlFD)
+	c := &control{f: f, enc: json.NewEncoder(f)}
+	c.send(vmm.Event{Event: "stage", Name: vmm.StageProcess, Time: began})
+	result, err := runConfigured(configFD, c)
+	if err != nil {
+		result = vmm.Result{Status: vmm.StatusHull, Message: err.Error()}
+	}
+	c.send(vmm.Event{Event: "exit", Time: vmm.Monotonic(), Reason: result.Reason, Status: result.Status, Message: result.Message, Console: result.Console})
+	return result.Status
+}
+
+func runConfigured(configFD int, c *control) (vmm.Result, error) {
+	var cfg vmm.Config
+	if err := readConfig(configFD, &cfg); err != nil {
+		return vmm.Result{}, err
+	}
+	// Ended by hand, a VM goes in order, so that what it holds is removed.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+
+	m, err := vmm.New(cfg, vmm.WithEvents(c.send))
+	if err != nil {
+		return vmm.Result{}, err
+	}
+	if err := m.Start(); err != nil {
+		m.Close()
+		return vmm.Result{}, err
+	}
+	orphaned := make(chan struct{})
+	go c.serve(m, orphaned)
+	for {
+		select {
+		case s := <-signals:
+			m.Stop(fmt.Sprintf("the VM process got signal %q", s))
+		case <-orphaned:
+			m.Stop("whoever started the VM is gone")
+			removeAll(cfg.OrphanRemove)
+			orphaned = nil
+		case <-m.Done():
+			// The kernel gives back memory, KVM and files when the process
+			// ends; only what has a name must be closed by hand.
+
+			return m.Wait(), nil
+		}
+	}
+}
+
+func readConfig(fd int, cfg *vmm.Config) error {
+	f := os.NewFile(uintptr(fd), "configuration")
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err != nil {
+		return fmt.Errorf("read the configuration from descriptor %d: %w", fd, err)
+	}
+	if len(b) > maxConfig {
+		return fmt.Errorf("the configuration is longer than %d bytes", maxConfig)
+	}
+	if err := json.Unmarshal(b, cfg); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	return nil
+}
+
+// serve takes commands until the stream ends.
+func (c *control) serve(m *vmm.Machine, orphaned chan<- struct{}) {
+	defer close(orphaned)
+	dec := json.NewDecoder(c.f)
+	for {
+		var cmd vmm.Command
+		if err := dec.Decode(&cmd); err != nil {
+			return
+		}
+		if err := do(m, cmd); err != nil {
+			c.send(vmm.Event{Event: "error", Time: vmm.Monotonic(), Name: cmd.Command, Message: err.Error()})
+			continue
+		}
+		c.send(vmm.Event{Event: "ok", Time: vmm.Monotonic(), Name: cmd.Command})
+	}
+}
+
+func do(m *vmm.Machine, cmd vmm.Command) error {
+	switch cmd.Command {
+	case "pause":
+		return m.Pause()
+	case "resume":
+		return m.Resume()
+	case "stop":
+		m.Stop("asked by the host")
+		return nil
+	}
+	return fmt.Errorf("command %q: %w", cmd.Command, errors.ErrUnsupported)
+}
+
+// removeAll removes what the engine would have removed. It does its best: the
+// next hull command finds what is left.
+func removeAll(paths []string) {
+	for _, p := range paths {
+		_ = os.RemoveAll(p)
+	}
+}

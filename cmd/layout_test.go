@@ -1,0 +1,128 @@
+// Package cmd holds the commands; the tests here hold the whole module to its
+// layout.
+package cmd
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/hullvm/hull/"
+
+// mayImport is which packages of this module each folder may import, by the
+// longest prefix that fits. Every folder may import what lies below itself.
+// docs/architecture.md gives the reasons.
+var mayImport = map[string][]string{
+	"cmd/hull":            {"cmd/internal/engine", "vmm", "images", "kvm"},
+	"cmd/internal/engine": {"vmm", "images", "guestinit/proto"},
+	"cmd/hull-vmm":        {"vmm"},
+	"cmd/lab":             {"images"},
+	"vmm":                 {"kvm", "devices", "virtio", "guestinit/proto"},
+	"vmm/memory":          {},
+	"vmm/boot":            {"vmm/memory"},
+	"vmm/vcpu":            {"kvm", "devices"},
+	"vmm/snapshot":        {},
+	"vmm/network":         {},
+	"vmm/testguest":       {},
+	"vmm/api":             {"vmm"},
+	"vmm/jail":            {"vmm"},
+	"kvm":                 {},
+	"devices":             {},
+	"virtio":              {},
+	"virtio/mmio":         {"virtio", "devices"},
+	"virtio/blk":          {"virtio"},
+	"virtio/net":          {"virtio"},
+	"virtio/vsock":        {"virtio"},
+	"virtio/rng":          {"virtio"},
+	"virtio/balloon":      {"virtio"},
+	"virtio/console":      {"virtio"},
+	"virtio/fs":           {"virtio"},
+	"virtio/pmem":         {"virtio"},
+	"virtio/virtiotest":   {"virtio", "devices"},
+	"guestinit":           {"guestinit/proto"},
+	"guestinit/proto":     {},
+	"images":              {},
+}
+
+// rule returns the longest prefix in mayImport that path lies under.
+func rule(path string) (string, bool) {
+	for p := path; p != ""; p = p[:max(strings.LastIndexByte(p, '/'), 0)] {
+		if _, ok := mayImport[p]; ok {
+			return p, true
+		}
+	}
+	return "", false
+}
+
+func under(path, folder string) bool {
+	return path == folder || strings.HasPrefix(path, folder+"/")
+}
+
+// TestImportsKeepToTheLayout reads the direct imports of every package.
+func TestImportsKeepToTheLayout(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"...").CombinedOutput()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		path := strings.TrimPrefix(fields[0], module)
+		if path == "cmd" {
+			continue // this package: nothing but tests
+		}
+		folder, ok := rule(path)
+		if !ok {
+			t.Errorf("%s: no rule says what it may import", path)
+			continue
+		}
+		for _, imp := range fields[1:] {
+			imp, ours := strings.CutPrefix(imp, module)
+			if !ours || under(imp, folder) && !hasOwnRule(imp, folder) {
+				continue
+			}
+			allowed := slices.ContainsFunc(mayImport[folder], func(a string) bool { return imp == a || (under(imp, a) && !hasOwnRule(imp, a)) })
+			// A folder may use the parts that it is made of.
+			if !allowed && !under(imp, folder) {
+				t.Errorf("%s imports %s, which its row of the layout does not allow", path, imp)
+			}
+		}
+	}
+}
+
+// hasOwnRule tells whether imp stands in the layout by itself, below folder.
+func hasOwnRule(imp, folder string) bool {
+	r, _ := rule(imp)
+	return r != folder && under(r, folder)
+}
+
+// vmmDependencies are the modules that a VM process may consist of. What it does
+// not link cannot slow its start, weigh in its memory or be attacked.
+var vmmDependencies = []string{
+	"github.com/bobuhiro11/gokvm/kvm",
+	"golang.org/x/sys/",
+	"github.com/hullvm/hull/",
+}
+
+// TestVMProcessIsLean holds hull-vmm's import graph to an allow-list.
+func TestVMProcessIsLean(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", module+"cmd/hull-vmm").CombinedOutput()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, out)
+	}
+	for dep := range strings.FieldsSeq(string(out)) {
+		if !slices.ContainsFunc(vmmDependencies, func(a string) bool { return strings.HasPrefix(dep+"/", a) || strings.HasPrefix(dep, a) }) {
+			t.Errorf("hull-vmm links %s, which is not on its list", dep)
+		}
+	}
+	std, err := exec.Command("go", "list", "-deps", "-f", "{{if .Standard}}{{.ImportPath}}{{end}}", module+"cmd/hull-vmm").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, heavy := range []string{"net", "net/http", "crypto/tls", "text/template", "flag", "testing", "os/user"} {
+		if slices.Contains(strings.Fields(string(std)), heavy) {
+			t.Errorf("hull-vmm links package %s, which costs it start-up time and memory", heavy)
+		}
+	}
+}

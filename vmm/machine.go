@@ -1,0 +1,416 @@
+// Package vmm is the machine: it puts guest memory, vCPUs, interrupt
+// controllers and devices together, boots a kernel in it and sees it to its
+// end.
+//
+//	m, err := vmm.New(config)   // everything is in place, nothing runs
+//	err = m.Start()             // the guest runs
+//	m.Pause(), m.Resume()       // between instructions
+//	result := m.Wait()          // until the guest ends, or Stop ends it
+//	m.Close()                   // memory, KVM and files are given back
+//
+// New is read best in order: it is what happens between exec and the guest's
+// first instruction. boot.Load writes what the guest finds in memory;
+// devices.go attaches what it finds on its buses; setupCPU (registers.go) is
+// how a processor wakes up.
+//
+// What a guest does never makes this package fail in a way of its own: a guest
+// ends in one of the Reasons, each with a message and an exit status.
+package vmm
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/devices"
+	"github.com/hullvm/hull/kvm"
+	"github.com/hullvm/hull/virtio/mmio"
+	"github.com/hullvm/hull/vmm/boot"
+	"github.com/hullvm/hull/vmm/memory"
+	"github.com/hullvm/hull/vmm/vcpu"
+)
+
+// Result says how a guest ended.
+type Result struct {
+	Reason  string // one of the Reason constants
+	Status  int    // the Status constant that goes with it
+	Message string // a sentence; for crashes several lines with registers
+	Console string // the last lines of the serial port, unless the end was orderly
+}
+
+// Machine is one VM. Its methods may be called from any goroutine.
+type Machine struct {
+	cfg   Config
+	event func(Event)
+
+	system *kvm.System
+	vm     *kvm.VM
+	mem    *memory.Memory
+	ports  devices.Bus
+	mmio   devices.Bus
+	cpus   []*vcpu.CPU
+	slots  []*mmio.Transport // the virtio devices, in order
+
+	tail *tail
+
+	onClose []func() error // in reverse order
+
+	mu    sync.Mutex // one change of state at a time; held while vCPUs are waited for
+	state machineState
+
+	endOnce sync.Once
+	result  Result        // set before ended is closed
+	ended   chan struct{} // closed when the guest is to run no more
+	idle    sync.Once     // closes done
+	done    chan struct{} // closed when all vCPUs have finished as well
+}
+
+type machineState int
+
+const (
+	stateNew machineState = iota
+	stateRunning
+	statePaused
+	stateClosed
+)
+
+// ErrState is returned by methods called out of order, such as Pause of a
+// machine that does not run.
+var ErrState = errors.New("the machine is not in a state for that")
+
+// Option changes what New makes beyond the Config.
+type Option func(*Machine) error
+
+// WithEvents has each stage of the start reported to f, which must not block.
+func WithEvents(f func(Event)) Option {
+	return func(m *Machine) error { m.event = f; return nil }
+}
+
+// WithPort puts a device of the caller on the port bus.
+func WithPort(base, size uint64, d devices.Device) Option {
+	return func(m *Machine) error { return m.ports.Insert(base, size, d) }
+}
+
+// WithMMIO puts a device of the caller on the memory bus.
+func WithMMIO(base, size uint64, d devices.Device) Option {
+	return func(m *Machine) error { return m.mmio.Insert(base, size, d) }
+}
+
+// New makes a machine, ready to start. On error nothing is left behind.
+func New(cfg Config, options ...Option) (_ *Machine, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Platform == "" {
+		cfg.Platform = PlatformACPI
+	}
+	m := &Machine{cfg: cfg, tail: newTail(ConsoleTail), ended: make(chan struct{}), done: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			m.Close()
+		}
+	}()
+	for _, o := range options {
+		if err := o(m); err != nil {
+			return nil, err
+		}
+	}
+	if m.system, err = kvm.Open(); err != nil {
+		return nil, err
+	}
+	m.closing(m.system.Close)
+	if cfg.Platform != PlatformNone {
+		if err := m.system.RequireLinux(); err != nil {
+			return nil, err
+		}
+	}
+	if m.mem, err = memory.New(cfg.Memory, memory.Options{HugePages: cfg.HugePages}); err != nil {
+		return nil, err
+	}
+	m.closing(m.mem.Close)
+	if err := m.createVM(); err != nil {
+		return nil, err
+	}
+	m.stage(StageKVM)
+	slots, err := m.attachDevices()
+	if err != nil {
+		return nil, err
+	}
+	m.stage(StageDevices)
+	start, err := m.load(slots)
+	if err != nil {
+		return nil, err
+	}
+	m.stage(StageMemory)
+	if err := m.createCPUs(start); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// closing has Close call f, before everything that was put there earlier.
+func (m *Machine) closing(f func() error) { m.onClose = append(m.onClose, f) }
+
+func (m *Machine) createVM() (err error) {
+	if m.vm, err = m.system.CreateVM(); err != nil {
+		return err
+	}
+	m.closing(m.vm.Close)
+	// Needed by Intel CPUs that cannot run real mode as a guest; harmless to
+	// all others.
+	if err := m.vm.SetIdentityMapAddr(boot.KVMIdentityMap); err != nil {
+		return err
+	}
+	if err := m.vm.SetTSSAddr(boot.KVMTSS); err != nil {
+		return err
+	}
+	for i, r := range m.mem.Regions() {
+		if err := m.vm.SetUserMemoryRegion(uint32(i), 0, r.GPA, r.Bytes); err != nil {
+			return err
+		}
+	}
+	if err := m.vm.CreateIRQChip(); err != nil {
+		return err
+	}
+	if m.cfg.PIT {
+		return m.vm.CreatePIT2()
+	}
+	return nil
+}
+
+// load puts kernel, initramfs and tables into memory.
+func (m *Machine) load(slots []boot.Device) (*boot.State, error) {
+	kernel, err := openImage(m.cfg.Kernel)
+	if err != nil {
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
+	defer kernel.close()
+	params := boot.Params{
+		Kernel:      kernel.Image,
+		Protocol:    boot.Protocol(m.cfg.Protocol),
+		CommandLine: m.cfg.CommandLine,
+		Devices:     slots,
+		Serial:      true,
+		PVPanic:     true,
+		Platform:    boot.Platform(m.cfg.Platform),
+		RandomSeed:  make([]byte, 64),
+	}
+	if _, err := rand.Read(params.RandomSeed); err != nil {
+		return nil, fmt.Errorf("random seed for the guest: %w", err)
+	}
+	for i := range m.cfg.CPUs {
+		params.APICIDs = append(params.APICIDs, uint32(i))
+	}
+	for i, f := range m.cfg.Initrd {
+		image, err := openImage(f)
+		if err != nil {
+			return nil, fmt.Errorf("initrd %d: %w", i, err)
+		}
+		defer image.close()
+		params.Initrd = append(params.Initrd, image.Image)
+	}
+	return boot.Load(m.mem, params)
+}
+
+type openedImage struct {
+	boot.Image
+	f *os.File
+}
+
+func (i openedImage) close() { i.f.Close() }
+
+func openImage(file File) (openedImage, error) {
+	f, err := file.Open(os.O_RDONLY)
+	if err != nil {
+		return openedImage{}, err
+	}
+	image, err := boot.FileImage(f)
+	if err != nil {
+		f.Close()
+		return openedImage{}, err
+	}
+	return openedImage{image, f}, nil
+}
+
+// createCPUs makes all vCPUs, paused.
+func (m *Machine) createCPUs(start *boot.State) error {
+	supported, err := m.system.SupportedCPUID()
+	if err != nil {
+		return err
+	}
+	deadline, err := m.system.CheckExtension(kvm.KVM_CAP_TSC_DEADLINE_TIMER)
+	if err != nil {
+		return err
+	}
+	for id := range m.cfg.CPUs {
+		cfg := vcpu.Config{
+			VM: m.vm, ID: id, Ports: &m.ports, MMIO: &m.mmio, Memory: m.mem,
+			Setup: func(v *kvm.VCPU) error {
+				return setupCPU(v, supported, id, m.cfg.CPUs, deadline > 0, start)
+			},
+			Power:   m.power,
+			Crashed: m.crashed,
+		}
+		if id == 0 {
+			cfg.FirstRun = func() { m.stage(StageRun) }
+			cfg.FirstExit = func() { m.stage(StageEntry) }
+		}
+		cpu, err := vcpu.New(cfg)
+		if err != nil {
+			return err
+		}
+		m.cpus = append(m.cpus, cpu)
+	}
+	return nil
+}
+
+// Start lets the guest run.
+func (m *Machine) Start() error { return m.resume(stateNew) }
+
+// Resume lets a paused guest go on.
+func (m *Machine) Resume() error { return m.resume(statePaused) }
+
+func (m *Machine) resume(from machineState) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != from || m.hasEnded() {
+		return ErrState
+	}
+	if from == statePaused {
+		for _, t := range m.slots {
+			if err := t.Resume(); err != nil {
+				return fmt.Errorf("resume: %w", err)
+			}
+		}
+		for _, c := range m.cpus {
+			// So that the guest's watchdogs do not take the pause for a
+			// lock-up. A guest that does not use the clock makes this fail.
+			_ = c.Do((*kvm.VCPU).KVMClockCtrl)
+		}
+	}
+	for _, c := range m.cpus {
+		if err := c.Resume(); err != nil && !errors.Is(err, vcpu.ErrFinished) {
+			return fmt.Errorf("start: %w", err)
+		}
+	}
+	if from == stateNew {
+		go m.watch()
+	}
+	m.state = stateRunning
+	return nil
+}
+
+// Pause stops all vCPUs at an instruction boundary and then the devices, and
+// returns when no thread of the machine touches the guest's memory any more.
+func (m *Machine) Pause() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != stateRunning || m.hasEnded() {
+		return ErrState
+	}
+	for _, c := range m.cpus {
+		_ = c.RequestPause() // one that has finished is still enough
+	}
+	for _, c := range m.cpus {
+		if err := c.Pause(); err != nil && !errors.Is(err, vcpu.ErrFinished) {
+			return fmt.Errorf("pause: %w", err)
+		}
+	}
+	for _, t := range m.slots {
+		if err := t.Pause(); err != nil {
+			return fmt.Errorf("pause: %w", err)
+		}
+	}
+	m.state = statePaused
+	return nil
+}
+
+// Stop ends the guest from outside. It returns at once; Wait tells when it has
+// ended.
+func (m *Machine) Stop(message string) {
+	m.end(Result{Reason: ReasonStopped, Status: StatusStopped, Message: message})
+}
+
+// Wait returns when the guest has ended and no vCPU runs any more.
+func (m *Machine) Wait() Result {
+	<-m.done
+	return m.result
+}
+
+// Done is closed when Wait would return.
+func (m *Machine) Done() <-chan struct{} { return m.done }
+
+// watch closes done once the guest has ended and all vCPUs are out of it.
+func (m *Machine) watch() {
+	<-m.ended
+	m.finished()
+}
+
+func (m *Machine) finished() {
+	for _, c := range m.cpus {
+		<-c.Done()
+	}
+	m.idle.Do(func() { close(m.done) })
+}
+
+// end records how the guest ended, if nobody did yet, and stops all vCPUs. It
+// may run on a vCPU's thread, also while Pause holds mu and waits for that very
+// vCPU, so it must not take mu.
+func (m *Machine) end(r Result) {
+	m.endOnce.Do(func() {
+		m.result = r
+		close(m.ended)
+		for _, c := range m.cpus {
+			c.Stop()
+		}
+	})
+}
+
+func (m *Machine) hasEnded() bool {
+	select {
+	case <-m.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Close ends the guest if it still runs and gives everything back. It may be
+// called more than once.
+func (m *Machine) Close() error {
+	m.Stop("the machine was closed")
+	m.finished()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state == stateClosed {
+		return nil
+	}
+	m.state = stateClosed
+	var errs []error
+	for i := len(m.onClose) - 1; i >= 0; i-- {
+		errs = append(errs, m.onClose[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// stage reports that a stage of the start was reached.
+func (m *Machine) stage(name string) {
+	if m.event != nil {
+		m.event(Event{Event: "stage", Name: name, Time: Monotonic()})
+	}
+}
+
+// Monotonic is CLOCK_MONOTONIC in nanoseconds, which processes of one host can
+// compare.
+func Monotonic() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return time.Now().UnixNano() // not on Linux
+	}
+	return ts.Nano()
+}

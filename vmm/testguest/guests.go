@@ -1,0 +1,41 @@
+// Package testguest holds small bare-metal guests for tests and benchmarks of
+// the monitor: ELF files of a few hundred bytes that drive one mechanism each
+// and tell what they saw through an I/O port. They run on any KVM, also on one
+// without hardware virtualization, where Linux cannot.
+//
+// Their sources are in src; "go generate" assembles them with binutils.
+package testguest
+
+import _ "embed"
+
+//go:generate src/build.sh
+
+// Where a guest looks for what the test gives it. The same numbers stand in
+// src/guest.inc.
+const (
+	Port     = 0xf4        // 4-byte reports to the test
+	MMIO     = 0xd800_0000 // a device of the test in memory
+	Counter  = 0x20_0000   // what Spin counts in, 8 bytes
+	IRQPin   = 5           // the I/O APIC pin that IRQ waits for
+	Finished = 0xdead      // the last report of guests that end
+)
+
+// Guests, as ELF64 files.
+var (
+	//go:embed hello.elf
+	Hello []byte // writes to COM1 and resets the machine
+	//go:embed exits.elf
+	Exits []byte // port and memory accesses of every width
+	//go:embed irq.elf
+	IRQ []byte // reports 1 when ready, 2 for each interrupt
+	//go:embed smp.elf
+	SMP []byte // starts all CPUs; each reports 0x100 plus a number
+	//go:embed notify.elf
+	Notify []byte // writes 0, 1, 2 to MMIO+0x50
+	//go:embed spin.elf
+	Spin []byte // counts in memory and never exits
+	//go:embed user.elf
+	User []byte // reports a rising counter from privilege level 3
+	//go:embed fault.elf
+	Fault []byte // reports 1, then a triple fault
+)
