@@ -3,6 +3,7 @@ package virtio
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // QueueMax returns the largest size of queue i, or 0 when there is no such queue.
@@ -127,14 +128,10 @@ func (m *Machine) State() (State, error) {
 	if m.active {
 		return State{}, fmt.Errorf("save virtio device %d: it is not paused", m.dev.ID())
 	}
-	s := State{
+	return State{
 		DeviceID: m.dev.ID(), Status: m.status.Load(), Features: m.features,
-		ISR: m.isr.Load(), Generation: m.generation.Load(),
-	}
-	for i := range m.queues {
-		s.Queues = append(s.Queues, m.queues[i])
-	}
-	return s, nil
+		ISR: m.isr.Load(), Generation: m.generation.Load(), Queues: slices.Clone(m.queues),
+	}, nil
 }
 
 // Restore loads a state into a machine that no driver has used yet, and leaves it paused. The state is not trusted: it is
@@ -147,9 +144,7 @@ func (m *Machine) Restore(s State) error {
 	}
 	m.paused = true
 	m.features = s.Features
-	for i, q := range s.Queues {
-		m.queues[i] = q
-	}
+	copy(m.queues, s.Queues)
 	m.isr.Store(s.ISR)
 	m.generation.Store(s.Generation)
 	m.status.Store(s.Status)

@@ -1,0 +1,29 @@
+package i8042
+
+import (
+	"testing"
+
+	"github.com/hullvm/hull/devices"
+)
+
+func TestReset(t *testing.T) {
+	var got []devices.PowerEvent
+	c := New(func(e devices.PowerEvent) { got = append(got, e) })
+	for v := range 256 {
+		c.Write(0, []byte{byte(v)})
+	}
+	c.Write(1, []byte{cmdReset})
+	c.Write(0, nil)
+	if len(got) != 1 || got[0] != devices.Reset {
+		t.Errorf("events after all commands = %v, want one reset", got)
+	}
+	New(nil).Write(0, []byte{cmdReset})
+}
+
+func TestStatusReadsAbsent(t *testing.T) {
+	p := []byte{0, 0}
+	New(nil).Read(0, p)
+	if p[0] != 0xff || p[1] != 0xff {
+		t.Errorf("status = %#x, want all ones", p)
+	}
+}
