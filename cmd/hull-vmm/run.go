@@ -40,12 +40,13 @@ func (c *control) send(e vmm.Event) {
 // run is the life of the VM; it returns the exit status.
 func run(configFD, controlFD int) int {
 	began := vmm.Monotonic()
-	f := os.NewFile(uintptr(controlFD), "control")
-	if _, err := unix.FcntlInt(uintptr(controlFD), unix.F_GETFD, 0); err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(controlFD, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		fmt.Fprintln(os.Stderr, "hull-vmm: descriptor 4, the control stream, is not open: this program is started by hull, not by hand")
 		return vmm.StatusHull
 	}
 	unix.CloseOnExec(controlFD)
+	f := os.NewFile(uintptr(controlFD), "control")
 	c := &control{f: f, enc: json.NewEncoder(f)}
 	c.send(vmm.Event{Event: "stage", Name: vmm.StageProcess, Time: began})
 	result, err := runConfigured(configFD, c)
