@@ -11,8 +11,7 @@ import (
 
 // recorder notes what reaches it and answers reads with the offset.
 type recorder struct {
-	name string
-	log  []string
+	log []string
 }
 
 func (r *recorder) Read(off uint64, p []byte) {
