@@ -11,6 +11,11 @@ import (
 // a guest that did not end in order.
 const consoleLines = 30
 
+// orderly tells whether a guest ended as it, or the host, meant to.
+func (r *Result) orderly() bool {
+	return r.Reason == ReasonPowerOff || r.Reason == ReasonReboot || r.Reason == ReasonStopped
+}
+
 // power is told by devices, on a vCPU's thread, that the guest wants to end.
 func (m *Machine) power(e devices.PowerEvent) {
 	switch e {
@@ -19,7 +24,7 @@ func (m *Machine) power(e devices.PowerEvent) {
 	case devices.Reset:
 		m.end(Result{Reason: ReasonReboot, Status: StatusReboot, Message: "the guest rebooted; hull does not start it again"})
 	case devices.Panicked:
-		m.end(Result{Reason: ReasonPanic, Status: StatusPanic, Message: "the guest kernel panicked", Console: m.tail.Lines(consoleLines)})
+		m.end(Result{Reason: ReasonPanic, Status: StatusPanic, Message: "the guest kernel panicked"})
 	}
 }
 
@@ -30,6 +35,5 @@ func (m *Machine) crashed(e *vcpu.CrashError) {
 		r.Reason, r.Status = ReasonTripleFault, StatusTripleFault
 	}
 	r.Message = fmt.Sprintf("%v\n%s", e, e.Dump)
-	r.Console = m.tail.Lines(consoleLines)
 	m.end(r)
 }

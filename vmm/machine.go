@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/devices"
+	"github.com/hullvm/hull/devices/serial"
 	"github.com/hullvm/hull/kvm"
 	"github.com/hullvm/hull/virtio/mmio"
 	"github.com/hullvm/hull/vmm/boot"
@@ -55,6 +56,7 @@ type Machine struct {
 	mmio   devices.Bus
 	cpus   []*vcpu.CPU
 	slots  []*mmio.Transport // the virtio devices, in order
+	serial *serial.UART
 
 	tail *tail
 
@@ -64,7 +66,7 @@ type Machine struct {
 	state machineState
 
 	endOnce sync.Once
-	result  Result        // set before ended is closed
+	result  Result        // set before ended is closed; Console before done is
 	ended   chan struct{} // closed when the guest is to run no more
 	idle    sync.Once     // closes done
 	done    chan struct{} // closed when all vCPUs have finished as well
@@ -355,7 +357,15 @@ func (m *Machine) finished() {
 	for _, c := range m.cpus {
 		<-c.Done()
 	}
-	m.idle.Do(func() { close(m.done) })
+	m.idle.Do(func() {
+		// What a crash has to say comes last: it must be out before it is
+		// quoted.
+		_ = m.flushSerial() // a writer that failed has nothing to quote
+		if !m.result.orderly() {
+			m.result.Console = m.tail.Lines(consoleLines)
+		}
+		close(m.done)
+	})
 }
 
 // end records how the guest ended, if nobody did yet, and stops all vCPUs. It
