@@ -18,7 +18,6 @@
 package vmm
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -202,7 +201,9 @@ func (m *Machine) load(slots []boot.Device) (*boot.State, error) {
 		Platform:    boot.Platform(m.cfg.Platform),
 		RandomSeed:  make([]byte, 64),
 	}
-	if _, err := rand.Read(params.RandomSeed); err != nil {
+	// Up to 256 bytes come whole and at once; crypto/rand would add its
+	// initialisation to every start.
+	if _, err := unix.Getrandom(params.RandomSeed, 0); err != nil {
 		return nil, fmt.Errorf("random seed for the guest: %w", err)
 	}
 	for i := range m.cfg.CPUs {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,7 +89,13 @@ func (p *probe) wantReport(t testing.TB, value uint64) {
 
 // bare makes a machine that runs a bare-metal guest with a probe on its port
 // and memory buses.
-func bare(t testing.TB, guest []byte, cpus int, options ...Option) (*Machine, *probe, *probe) {
+func bare(t testing.TB, guest []byte, cpus int) (*Machine, *probe, *probe) {
+	t.Helper()
+	return bareConfig(t, guest, Config{CPUs: cpus})
+}
+
+// bareConfig is bare with a configuration to which the guest is added.
+func bareConfig(t testing.TB, guest []byte, cfg Config) (*Machine, *probe, *probe) {
 	t.Helper()
 	needKVM(t)
 	path := filepath.Join(t.TempDir(), "guest.elf")
@@ -96,9 +103,8 @@ func bare(t testing.TB, guest []byte, cpus int, options ...Option) (*Machine, *p
 		t.Fatal(err)
 	}
 	port, mem := newProbe(0x1000), newProbe(0x2000)
-	cfg := Config{CPUs: cpus, Memory: 16 << 20, Kernel: File{Path: path}, Platform: PlatformNone}
-	options = append(options, WithPort(testguest.Port, 4, port), WithMMIO(testguest.MMIO, 0x1000, mem))
-	m, err := New(cfg, options...)
+	cfg.Memory, cfg.Kernel, cfg.Platform = 16<<20, File{Path: path}, PlatformNone
+	m, err := New(cfg, WithPort(testguest.Port, 4, port), WithMMIO(testguest.MMIO, 0x1000, mem))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +161,36 @@ func TestTripleFaultEndsWithRegisters(t *testing.T) {
 	m, port, _ := bare(t, testguest.Fault, 1)
 	start(t, m)
 	port.wantReport(t, 1)
-	t.Logf("%+v", wait(t, m))
+	r := wait(t, m)
+	if r.Reason != ReasonTripleFault || r.Status != StatusTripleFault {
+		t.Errorf("ended as %+v", r)
+	}
+	for _, want := range []string{"triple fault", "RAX 0000000000000001", "bytes at RIP: 0f 0b"} {
+		if !strings.Contains(r.Message, want) {
+			t.Errorf("the message lacks %q:\n%s", want, r.Message)
+		}
+	}
+}
+
+// TestHello covers both ways into an ELF guest, the serial port on its way to a
+// file, and the keyboard controller's reset.
+func TestHello(t *testing.T) {
+	for name, guest := range map[string][]byte{"elf": testguest.Hello, "pvh": testguest.PVH} {
+		t.Run(name, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "serial")
+			if err := os.WriteFile(out, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			m, _, _ := bareConfig(t, guest, Config{CPUs: 1, Serial: Serial{Output: &File{Path: out}}})
+			start(t, m)
+			if r := wait(t, m); r.Reason != ReasonReboot || r.Status != StatusReboot {
+				t.Errorf("ended as %+v", r)
+			}
+			if got, err := os.ReadFile(out); err != nil || string(got) != "hello\r\n" {
+				t.Errorf("serial port: %q, %v", got, err)
+			}
+		})
+	}
 }
 
 func TestPauseAndResumeOfAGuestThatNeverExits(t *testing.T) {
@@ -208,7 +243,11 @@ func TestAllCPUsStart(t *testing.T) {
 	for range 5 {
 		seen[port.next(t).value]++
 	}
-	t.Log(seen)
+	for _, want := range []uint64{1, testguest.Finished, 0x101, 0x102, 0x103} {
+		if seen[want] != 1 {
+			t.Errorf("report %#x came %d times: %v", want, seen[want], seen)
+		}
+	}
 }
 
 func TestCodeAtPrivilegeLevel3(t *testing.T) {

@@ -24,6 +24,8 @@ const (
 var (
 	//go:embed hello.elf
 	Hello []byte // writes to COM1 and resets the machine
+	//go:embed pvh.elf
+	PVH []byte // Hello as a PVH kernel
 	//go:embed exits.elf
 	Exits []byte // port and memory accesses of every width
 	//go:embed irq.elf

@@ -1,0 +1,3 @@
+package main
+
+func linux(o options) error { return nil }

@@ -1,0 +1,54 @@
+// Command bootbench measures how fast monitors start a guest, side by side in
+// one run, and prints medians and ratios. "make bench-boot" runs it twice:
+//
+//	bootbench host    on this machine's own KVM, with a bare-metal guest of a few
+//	                  instructions: exec to the guest's first sign of life
+//	bootbench linux   where Linux can boot, also in the lab's deterministic mode,
+//	                  where a millisecond is a million instructions: exec to a
+//	                  marker line of /init, and to the end of the process
+//
+// Rounds are interleaved, one run of each monitor a round, so that a machine
+// whose speed drifts does so for all of them.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "bootbench: say host or linux")
+		os.Exit(2)
+	}
+	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
+	var o options
+	flags.IntVar(&o.rounds, "n", 15, "rounds")
+	flags.StringVar(&o.hull, "hull", "bin/hull", "the hull command")
+	flags.StringVar(&o.vmm, "hull-vmm", "build/hull-vmm", "the VM process")
+	flags.StringVar(&o.gokvm, "gokvm", "", "gokvm, to compare with; left out when empty")
+	flags.StringVar(&o.qemu, "qemu", "qemu-system-x86_64", "QEMU, to compare with; left out when empty")
+	flags.StringVar(&o.kernel, "kernel", "build/kernel/vmlinux", "linux: the kernel that all boot")
+	flags.StringVar(&o.bzImage, "bzimage", "", "linux: the same kernel for monitors that take no ELF file")
+	_ = flags.Parse(os.Args[2:]) // ExitOnError
+	var err error
+	switch os.Args[1] {
+	case "host":
+		err = host(o)
+	case "linux":
+		err = linux(o)
+	default:
+		err = fmt.Errorf("%q: say host or linux", os.Args[1])
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bootbench:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	rounds                 int
+	hull, vmm, gokvm, qemu string
+	kernel, bzImage        string
+}
