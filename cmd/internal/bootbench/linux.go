@@ -1,3 +1,105 @@
 package main
 
-func linux(o options) error { return nil }
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/u-root/u-root/pkg/cpio"
+
+	"github.com/hullvm/hull/kvm"
+)
+
+//go:generate ./generate.sh
+
+//go:embed marker.elf
+var markerInit []byte
+
+// linuxMarker is what marker.S writes.
+const linuxMarker = "HULL-BENCH-MARKER"
+
+// linux compares the time to a line that the guest's first process writes, and
+// to the end of the monitor's process after that process has switched off.
+func linux(o options) error {
+	system, err := kvm.Open()
+	if err != nil {
+		return err
+	}
+	err = system.RequireLinux()
+	system.Close()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "bootbench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	initrd := filepath.Join(dir, "marker.cpio")
+	if err := writeInitramfs(initrd); err != nil {
+		return err
+	}
+	const words = "quiet panic=-1"
+	contenders := []*contender{{
+		name: "hull", note: "boot " + version(o.hull, "version"), marker: linuxMarker, endsByItself: true,
+		argv: []string{o.hull, "boot", "--kernel", o.kernel, "--initrd", initrd, "--memory", "128m", "--append", words},
+	}}
+	if o.qemu != "" {
+		for _, machine := range []string{"microvm", "microvm,acpi=off"} {
+			c := &contender{
+				name: "qemu", note: "-M " + machine + " " + version(o.qemu, "--version"), marker: linuxMarker, endsByItself: true,
+				argv: []string{o.qemu, "-M", machine, "-accel", "kvm", "-cpu", "host", "-m", "128", "-kernel", o.kernel, "-initrd", initrd,
+					"-append", "console=ttyS0 " + words, "-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot"},
+			}
+			if machine != "microvm" {
+				c.name = "qemu-noacpi" // has no power-off: it restarts, which -no-reboot makes its end
+				c.argv[len(c.argv)-7] = "console=ttyS0 reboot=t " + words + " -- restart"
+			}
+			contenders = append(contenders, c)
+		}
+	}
+	if o.gokvm != "" {
+		contenders = append(contenders, &contender{
+			name: "gokvm", note: "(v0.0.8-0.20231003020000)", marker: linuxMarker, endsByItself: true,
+			argv: []string{o.gokvm, "boot", "-k", o.kernel, "-i", initrd, "-m", "128M", "-c", "1", "-p", "console=ttyS0 reboot=t " + words + " -- restart"},
+		})
+	}
+	// The same, to the first instruction of a container's workload.
+	if o.run {
+		contenders = append(contenders, &contender{
+			name: "hull run", note: "--rm uroot echo, cold", marker: linuxMarker, endsByItself: true,
+			argv: []string{o.hull, "run", "--rm", "uroot", "echo", linuxMarker},
+		})
+	}
+	all, err := compete(contenders, o.rounds)
+	if err != nil {
+		return err
+	}
+	table(os.Stdout, "exec to the first line of /init and to the end of the process, same kernel and initramfs, 128 MiB, one vCPU\n"+
+		"(in the lab's deterministic mode 1 ms is 1 M instructions)", "ms", all, "qemu")
+	return nil
+}
+
+// writeInitramfs makes an archive with nothing but the marker program and the
+// console that it writes to.
+func writeInitramfs(path string) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	w := cpio.Newc.Writer(f)
+	records := []cpio.Record{
+		cpio.Directory("dev", 0o755),
+		cpio.CharDev("dev/console", 0o600, 5, 1),
+		cpio.StaticFile("init", string(markerInit), 0o755),
+	}
+	for _, r := range records {
+		if err := w.WriteRecord(cpio.MakeReproducible(r)); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return cpio.WriteTrailer(w)
+}

@@ -30,7 +30,7 @@ func main() {
 	flags.StringVar(&o.gokvm, "gokvm", "", "gokvm, to compare with; left out when empty")
 	flags.StringVar(&o.qemu, "qemu", "qemu-system-x86_64", "QEMU, to compare with; left out when empty")
 	flags.StringVar(&o.kernel, "kernel", "build/kernel/vmlinux", "linux: the kernel that all boot")
-	flags.StringVar(&o.bzImage, "bzimage", "", "linux: the same kernel for monitors that take no ELF file")
+	flags.BoolVar(&o.run, "run", true, "linux: also measure \"hull run\"")
 	_ = flags.Parse(os.Args[2:]) // ExitOnError
 	var err error
 	switch os.Args[1] {
@@ -50,5 +50,6 @@ func main() {
 type options struct {
 	rounds                 int
 	hull, vmm, gokvm, qemu string
-	kernel, bzImage        string
+	kernel                 string
+	run                    bool
 }

@@ -1,5 +1,6 @@
-# The /init of the boot benchmark: writes the marker line and powers off.
-# Assembled by "go generate" into marker.elf.
+# The /init of the boot benchmark: writes the marker line and powers off, or
+# restarts the machine if it was given an argument (a machine without power
+# management can only restart). Assembled by "go generate" into marker.elf.
 	.globl	_start
 _start:
 	movl	$1, %eax		# write(1, text, length)
@@ -7,12 +8,15 @@ _start:
 	leaq	text(%rip), %rsi
 	movl	$(end - text), %edx
 	syscall
-	movl	$169, %eax		# reboot(MAGIC1, MAGIC2, LINUX_REBOOT_CMD_POWER_OFF)
+	movl	$169, %eax		# reboot(MAGIC1, MAGIC2, command)
 	movl	$0xfee1dead, %edi
 	movl	$0x28121969, %esi
-	movl	$0x4321fedc, %edx
-	xorl	%r10d, %r10d
+	movl	$0x4321fedc, %edx	# LINUX_REBOOT_CMD_POWER_OFF
+	cmpq	$1, (%rsp)		# argc
+	je	1f
+	movl	$0x01234567, %edx	# LINUX_REBOOT_CMD_RESTART
+1:	xorl	%r10d, %r10d
 	syscall
-1:	jmp	1b
+2:	jmp	2b
 text:	.ascii	"HULL-BENCH-MARKER\n"
 end:
