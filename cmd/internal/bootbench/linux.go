@@ -47,18 +47,17 @@ func linux(o options) error {
 		argv: []string{o.hull, "boot", "--kernel", o.kernel, "--initrd", initrd, "--memory", "128m", "--append", words},
 	}}
 	if o.qemu != "" {
-		for _, machine := range []string{"microvm", "microvm,acpi=off"} {
-			c := &contender{
-				name: "qemu", note: "-M " + machine + " " + version(o.qemu, "--version"), marker: linuxMarker, endsByItself: true,
+		v := version(o.qemu, "--version")
+		qemu := func(name, machine, words string) *contender {
+			return &contender{
+				name: name, note: "-M " + machine + " " + v, marker: linuxMarker, endsByItself: true,
 				argv: []string{o.qemu, "-M", machine, "-accel", "kvm", "-cpu", "host", "-m", "128", "-kernel", o.kernel, "-initrd", initrd,
 					"-append", "console=ttyS0 " + words, "-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot"},
 			}
-			if machine != "microvm" {
-				c.name = "qemu-noacpi" // has no power-off: it restarts, which -no-reboot makes its end
-				c.argv[len(c.argv)-7] = "console=ttyS0 reboot=t " + words + " -- restart"
-			}
-			contenders = append(contenders, c)
 		}
+		contenders = append(contenders, qemu("qemu", "microvm", words),
+			// Without ACPI there is no power-off: a restart is its end.
+			qemu("qemu-noacpi", "microvm,acpi=off", "reboot=t "+words+" -- restart"))
 	}
 	if o.gokvm != "" {
 		contenders = append(contenders, &contender{
