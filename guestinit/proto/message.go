@@ -87,11 +87,16 @@ type Start struct {
 	// Process names the process in later requests and streams: [InitProcess].
 	Process string `json:"process"`
 	// Spec is an OCI runtime configuration. Honoured: process, hostname,
-	// domainname, root.readonly, mounts, and of linux: resources (memory, cpu,
-	// pids), sysctl, maskedPaths, readonlyPaths, namespaces (pid: a new one
+	// domainname, root.readonly, mounts, and of linux: devices, resources (memory, cpu,
+	// pids, unified), sysctl, maskedPaths, readonlyPaths, namespaces (pid: a new one
 	// when listed; mount, uts, ipc and cgroup are always new), rootfsPropagation.
 	// Refused when set: seccomp, hooks, user namespaces and
 	// anything else that would silently not be what was asked for.
+	//
+	// process.user.username may hold what docker's --user takes, "user[:group]" by
+	// name or number: it is looked up in the image's /etc/passwd and /etc/group and
+	// replaces uid and gid. HOME is set from there if process.env lacks it.
+	// Without a RLIMIT_NOFILE in process.rlimits it is docker's, 1048576.
 	Spec *specs.Spec `json:"spec"`
 	// Root says where the root filesystem is. Spec.Root.Path is ignored.
 	Root RootFS `json:"root"`
@@ -124,6 +129,9 @@ type RootFS struct {
 	TmpfsSize uint64 `json:"tmpfsSize,omitempty"`
 	// ReadOnly makes the root read-only for the container, as Spec.Root.Readonly does.
 	ReadOnly bool `json:"readOnly,omitempty"`
+	// Volatile says that what the container writes is thrown away with the VM:
+	// nothing is ever synced to Upper, and it is not unmounted at the end.
+	Volatile bool `json:"volatile,omitempty"`
 }
 
 // Exec asks for a further process in the namespaces of the running main process.

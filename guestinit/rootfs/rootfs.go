@@ -1,0 +1,221 @@
+// Package rootfs stacks a container's root filesystem in the guest.
+//
+// The image's layers are read-only filesystems: partitions of one disk that the
+// monitor puts together, or one whole disk. Overlayfs lays them over each other and over them
+// a writable directory, on a disk of the container's own or in memory. Even a
+// read-only root filesystem gets one: mount points are made in it before it is
+// sealed.
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/guestinit/proto"
+)
+
+// MaxLayers is the number of partitions that a GPT of the usual size can list.
+const MaxLayers = 128
+
+// deviceTimeout bounds the wait for a disk to appear.
+const deviceTimeout = 5 * time.Second
+
+// Root is a mounted root filesystem.
+type Root struct {
+	// Path is where it is mounted.
+	Path string
+
+	mounts []string // in the order of mounting, Path last
+}
+
+// Mount mounts a root filesystem with everything it takes below dir, which must exist.
+// dev is the directory of devices, normally /dev.
+func Mount(cfg proto.RootFS, dir, dev string) (_ *Root, err error) {
+	if cfg.Layers < 0 || cfg.Layers > MaxLayers {
+		return nil, &proto.Error{Code: proto.CodeInvalid, Message: fmt.Sprintf("%d layers: at most %d are possible", cfg.Layers, MaxLayers)}
+	}
+	r := &Root{Path: filepath.Join(dir, "root")}
+	defer func() {
+		if err != nil {
+			_ = r.Unmount()
+		}
+	}()
+	lower, err := r.mountLayers(cfg, dir, dev)
+	if err != nil {
+		return nil, err
+	}
+	upper, err := r.mountUpper(cfg, dir, dev)
+	if err != nil {
+		return nil, err
+	}
+	options := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + upper + "/upper,workdir=" + upper + "/work"
+	if cfg.Volatile {
+		// Nothing is synced, not even when asked to: all of it goes with the VM.
+		options += ",volatile"
+	}
+	if err := r.mount("overlay", r.Path, "overlay", 0, options); err != nil {
+		return nil, fmt.Errorf("stacking %d layers: %w", len(lower), err)
+	}
+	return r, nil
+}
+
+// mountLayers mounts the layers and returns where, the topmost first.
+func (r *Root) mountLayers(cfg proto.RootFS, dir, dev string) ([]string, error) {
+	var names []string
+	if cfg.Layers == 0 {
+		names = []string{cfg.Disk}
+	}
+	for n := range cfg.Layers {
+		names = append(names, Partition(cfg.Disk, n+1))
+	}
+	lower := make([]string, len(names))
+	for i, name := range names {
+		device, err := waitFor(name, dev)
+		if err != nil {
+			return nil, fmt.Errorf("layer %d: %w", i+1, err)
+		}
+		kind, err := probe(device)
+		if err != nil {
+			return nil, fmt.Errorf("layer %d: %w", i+1, err)
+		}
+		// Overlayfs gets all paths in one page of options: they are short.
+		at := filepath.Join(dir, strconv.Itoa(i+1))
+		if err := r.mount(device, at, kind, unix.MS_RDONLY|unix.MS_NOATIME, ""); err != nil {
+			return nil, fmt.Errorf("layer %d: %w", i+1, err)
+		}
+		lower[len(names)-1-i] = at
+	}
+	return lower, nil
+}
+
+// mountUpper mounts what takes the container's writes, and returns where.
+func (r *Root) mountUpper(cfg proto.RootFS, dir, dev string) (string, error) {
+	at := filepath.Join(dir, "rw")
+	if cfg.Upper == "" {
+		options := "mode=0755"
+		if cfg.TmpfsSize != 0 {
+			options += ",size=" + strconv.FormatUint(cfg.TmpfsSize, 10)
+		}
+		if err := r.mount("tmpfs", at, "tmpfs", 0, options); err != nil {
+			return "", fmt.Errorf("writable layer in memory: %w", err)
+		}
+	} else {
+		device, err := waitFor(cfg.Upper, dev)
+		if err != nil {
+			return "", fmt.Errorf("writable layer: %w", err)
+		}
+		kind, err := probe(device)
+		if err != nil {
+			return "", fmt.Errorf("writable layer: %w", err)
+		}
+		// Inode tables are zeroed when they are used, not by a thread
+		// that writes gigabytes to every new disk.
+		options := "noinit_itable"
+		if canDiscard(cfg.Upper) {
+			options += ",discard"
+		}
+		if err := r.mount(device, at, kind, unix.MS_NOATIME, options); err != nil {
+			return "", fmt.Errorf("writable layer: %w", err)
+		}
+	}
+	for _, name := range []string{"upper", "work"} {
+		if err := os.Mkdir(filepath.Join(at, name), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", fmt.Errorf("writable layer: %w", err)
+		}
+	}
+	return at, nil
+}
+
+func (r *Root) mount(source, target, kind string, flags uintptr, options string) error {
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(source, target, kind, flags, options); err != nil {
+		return fmt.Errorf("mounting %s (%s): %w", source, kind, err)
+	}
+	r.mounts = append(r.mounts, target)
+	return nil
+}
+
+// Unmount unmounts all of it, the last first. What is still in use is detached,
+// so that it is unmounted as soon as it is not.
+func (r *Root) Unmount() error {
+	var result error
+	for len(r.mounts) > 0 {
+		target := r.mounts[len(r.mounts)-1]
+		r.mounts = r.mounts[:len(r.mounts)-1]
+		if unix.Unmount(target, 0) == nil {
+			continue
+		}
+		if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
+			result = errors.Join(result, fmt.Errorf("unmounting %s: %w", target, err))
+		}
+	}
+	return result
+}
+
+// Sync writes the writable layer to its disk.
+func (r *Root) Sync() error {
+	if len(r.mounts) < 2 {
+		return nil
+	}
+	fd, err := unix.Open(r.mounts[len(r.mounts)-2], unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("syncing the writable layer: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Syncfs(fd); err != nil {
+		return fmt.Errorf("syncing the writable layer: %w", err)
+	}
+	return nil
+}
+
+// Partition is the name of a disk's nth partition: vda1, but nvme0n1p1.
+func Partition(disk string, n int) string {
+	if disk != "" && disk[len(disk)-1] >= '0' && disk[len(disk)-1] <= '9' {
+		disk += "p"
+	}
+	return disk + strconv.Itoa(n)
+}
+
+// ValidDevice tells whether a name is one that the kernel could give a block device.
+func ValidDevice(name string) bool {
+	return name != "" && len(name) < 32 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789") == ""
+}
+
+// waitFor waits for a block device and returns its path.
+func waitFor(name, dev string) (string, error) {
+	if !ValidDevice(name) {
+		return "", &proto.Error{Code: proto.CodeInvalid, Message: fmt.Sprintf("%q is not the name of a disk", name)}
+	}
+	path := filepath.Join(dev, name)
+	deadline := time.Now().Add(deviceTimeout)
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		st, err := os.Stat(path)
+		if err == nil && st.Mode()&fs.ModeType == fs.ModeDevice {
+			return path, nil
+		}
+		if err == nil {
+			return "", fmt.Errorf("%s is not a block device", path)
+		}
+		// Drivers look for disks before init runs; only slow ones get here.
+		if time.Now().After(deadline) {
+			return "", fmt.Errorf("disk %s has not appeared within %v: %w", path, deviceTimeout, err)
+		}
+		time.Sleep(pause)
+	}
+}
+
+// canDiscard tells whether a disk gives back the space of deleted files.
+func canDiscard(name string) bool {
+	raw, err := os.ReadFile("/sys/class/block/" + name + "/queue/discard_max_bytes")
+	return err == nil && strings.TrimSpace(string(raw)) != "0"
+}
