@@ -1,5 +1,7 @@
 package boot
 
+import "fmt"
+
 // Mode is the operating mode that a processor starts in.
 type Mode int
 
@@ -10,7 +12,15 @@ const (
 )
 
 func (m Mode) String() string {
-	return [...]string{"16-bit real mode", "32-bit protected mode", "64-bit mode"}[m]
+	switch m {
+	case Real16:
+		return "16-bit real mode"
+	case Protected32:
+		return "32-bit protected mode"
+	case Long64:
+		return "64-bit mode"
+	}
+	return fmt.Sprintf("mode %d", int(m))
 }
 
 // State is what the boot processor's registers must hold before it runs for the
