@@ -30,10 +30,8 @@ const deviceTimeout = 5 * time.Second
 
 // Root is a mounted root filesystem.
 type Root struct {
-	// Path is where it is mounted.
-	Path string
-
-	mounts []string // in the order of mounting, Path last
+	path   string
+	mounts []string // in the order of mounting, path last
 }
 
 // Mount mounts a root filesystem with everything it takes below dir, which must exist.
@@ -42,7 +40,7 @@ func Mount(cfg proto.RootFS, dir, dev string) (_ *Root, err error) {
 	if cfg.Layers < 0 || cfg.Layers > MaxLayers {
 		return nil, &proto.Error{Code: proto.CodeInvalid, Message: fmt.Sprintf("%d layers: at most %d are possible", cfg.Layers, MaxLayers)}
 	}
-	r := &Root{Path: filepath.Join(dir, "root")}
+	r := &Root{path: filepath.Join(dir, "root")}
 	defer func() {
 		if err != nil {
 			_ = r.Unmount()
@@ -61,7 +59,7 @@ func Mount(cfg proto.RootFS, dir, dev string) (_ *Root, err error) {
 		// Nothing is synced, not even when asked to: all of it goes with the VM.
 		options += ",volatile"
 	}
-	if err := r.mount("overlay", r.Path, "overlay", 0, options); err != nil {
+	if err := r.mount("overlay", r.path, "overlay", 0, options); err != nil {
 		return nil, fmt.Errorf("stacking %d layers: %w", len(lower), err)
 	}
 	return r, nil
@@ -219,3 +217,6 @@ func canDiscard(name string) bool {
 	raw, err := os.ReadFile("/sys/class/block/" + name + "/queue/discard_max_bytes")
 	return err == nil && strings.TrimSpace(string(raw)) != "0"
 }
+
+// Dir is the directory where the root filesystem is mounted.
+func (r *Root) Dir() string { return r.path }

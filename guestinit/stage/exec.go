@@ -14,7 +14,8 @@ import (
 	"github.com/hullvm/hull/guestinit/proto"
 )
 
-// defaultNoFile is the limit of open files of a process for which none is given: docker's.
+// defaultNoFile is the limit of open files of a process for which none is given.
+// That, and no limit of processes, is what docker gives.
 const defaultNoFile = 1 << 20
 
 // execute gives the process its identity and limits, and executes its program.
@@ -162,7 +163,7 @@ func rlimitNumber(name string) (int, bool) {
 }
 
 func setLimits(limits []specs.POSIXRlimit) error {
-	noFile := false
+	given := make(map[int]bool)
 	for _, l := range limits {
 		n, ok := rlimitNumber(l.Type)
 		if !ok {
@@ -171,13 +172,15 @@ func setLimits(limits []specs.POSIXRlimit) error {
 		if err := unix.Setrlimit(n, &unix.Rlimit{Cur: l.Soft, Max: l.Hard}); err != nil {
 			return fmt.Errorf("setting %s to %d (at most %d): %w", l.Type, l.Soft, l.Hard, err)
 		}
-		noFile = noFile || n == unix.RLIMIT_NOFILE
+		given[n] = true
 	}
-	if noFile {
-		return nil
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: defaultNoFile, Max: defaultNoFile}); err != nil {
-		return fmt.Errorf("setting RLIMIT_NOFILE: %w", err)
+	for n, limit := range map[int]uint64{unix.RLIMIT_NOFILE: defaultNoFile, unix.RLIMIT_NPROC: unix.RLIM_INFINITY} {
+		if given[n] {
+			continue
+		}
+		if err := unix.Setrlimit(n, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+			return fmt.Errorf("setting limit %d to %d: %w", n, limit, err)
+		}
 	}
 	return nil
 }

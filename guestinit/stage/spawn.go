@@ -29,7 +29,10 @@ type Attr struct {
 
 // Child is a spawned child that has not executed its program yet.
 type Child struct {
-	PID    int
+	PID int
+	// PIDFD refers to the child even after its number has been given to another.
+	// The caller closes it.
+	PIDFD  *os.File
 	report *os.File
 }
 
@@ -54,13 +57,18 @@ func Spawn(cfg *Config, attr Attr) (_ *Child, err error) {
 
 	files := make([]uintptr, 0, fdJoin+1)
 	for _, f := range attr.Stdio {
+		// Programs do not expect the non-blocking pipes that the runtime makes.
+		if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
+			return nil, fmt.Errorf("standard stream: %w", err)
+		}
 		files = append(files, f.Fd())
 	}
 	files = append(files, config.Fd(), uintptr(theirs))
 	if cfg.Join {
 		files = append(files, uintptr(attr.JoinFD))
 	}
-	sys := &syscall.SysProcAttr{Setsid: true}
+	pidfd := -1
+	sys := &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}
 	if !cfg.Join {
 		sys.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
 		if attr.NewPID {
@@ -84,7 +92,11 @@ func Spawn(cfg *Config, attr Attr) (_ *Child, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", attr.Program, err)
 	}
-	return &Child{PID: pid, report: ours}, nil
+	child := &Child{PID: pid, report: ours}
+	if pidfd >= 0 {
+		child.PIDFD = os.NewFile(uintptr(pidfd), "pidfd")
+	}
+	return child, nil
 }
 
 // forkInPIDNamespace forks a child into the PID namespace of another process. Unlike other

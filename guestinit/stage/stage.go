@@ -51,6 +51,8 @@ type Config struct {
 	Join bool `json:"join,omitempty"`
 	// Container is what to build around the process.
 	Container *Container `json:"container,omitempty"`
+	// Console: standard input is a terminal already, and becomes the controlling one.
+	Console bool `json:"console,omitempty"`
 }
 
 // Container is the surroundings of a container's main process.
@@ -101,6 +103,11 @@ func run() error {
 			return err
 		}
 	}
+	if cfg.Console {
+		if err := unix.IoctlSetInt(0, unix.TIOCSCTTY, 1); err != nil {
+			return fmt.Errorf("taking the console as the controlling terminal: %w", err)
+		}
+	}
 	if cfg.Container != nil {
 		if err := seal(cfg.Container); err != nil {
 			return err
@@ -138,10 +145,11 @@ func join(pidfd int) error {
 	return nil
 }
 
-// writeOOMScore sets how readily the kernel kills the process when memory runs out.
+// writeOOMScore sets how readily the kernel kills the process when memory runs
+// out: 0 if nothing is said. The agent's own score would spare it.
 func writeOOMScore(score *int) error {
 	if score == nil {
-		return nil
+		score = new(int)
 	}
 	if err := os.WriteFile("/proc/self/oom_score_adj", fmt.Append(nil, *score), 0); err != nil {
 		return fmt.Errorf("setting oom_score_adj to %d: %w", *score, err)

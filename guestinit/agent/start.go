@@ -1,0 +1,230 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/guestinit/cgroup"
+	"github.com/hullvm/hull/guestinit/proto"
+	"github.com/hullvm/hull/guestinit/stage"
+)
+
+// start starts the main process.
+func (a *Agent) start(c *container, s *proto.Start) (*process, error) {
+	if s.Process == "" {
+		return nil, &proto.Error{Code: proto.CodeInvalid, Message: "the process has no name"}
+	}
+	if err := stage.Check(s.Spec); err != nil {
+		return nil, err
+	}
+	if err := checkStreams(s.Streams, s.Spec.Process.Terminal); err != nil {
+		return nil, err
+	}
+	if s.Time != 0 && a.opts.SetClock != nil {
+		if err := a.opts.SetClock(s.Time); err != nil {
+			a.opts.Log(fmt.Sprintf("setting the clock: %v", err))
+		}
+	}
+	if len(s.Entropy) > 0 && a.opts.AddEntropy != nil {
+		if err := a.opts.AddEntropy(s.Entropy); err != nil {
+			a.opts.Log(fmt.Sprintf("adding entropy: %v", err))
+		}
+	}
+	cfg, err := a.prepare(c, s)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.run(s.Process, s.Streams, cfg, stage.Attr{CgroupFD: c.fd(), NewPID: c.newPID})
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	c.process = p
+	a.mu.Unlock()
+	go func() {
+		<-p.reaped
+		exit := p.exitOf()
+		exit.OOMKilled = c.group != nil && c.group.OOMKills() > 0
+		a.clear(c)
+		p.exit = exit
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// prepare makes what the main process is to live in.
+func (a *Agent) prepare(c *container, s *proto.Start) (*stage.Config, error) {
+	cgroups := a.opts.Prepare()
+	root, err := a.opts.Mount(s.Root, a.opts.Dir, a.opts.Dev)
+	if err != nil {
+		return nil, fmt.Errorf("mounting the root filesystem: %w", err)
+	}
+	a.mu.Lock()
+	c.root, c.volatile, c.newPID = root, s.Root.Volatile, stage.WantsPIDNamespace(s.Spec)
+	a.mu.Unlock()
+	files, err := a.writeFiles(s)
+	if err != nil {
+		return nil, err
+	}
+	if cgroups != "" {
+		var limits *specs.LinuxResources
+		if s.Spec.Linux != nil {
+			limits = s.Spec.Linux.Resources
+		}
+		group, err := cgroup.Create(filepath.Join(cgroups, "container"), limits)
+		if err != nil {
+			return nil, err
+		}
+		a.mu.Lock()
+		c.group = group
+		a.mu.Unlock()
+	}
+	return &stage.Config{
+		Process: s.Spec.Process,
+		Container: &stage.Container{
+			Root: root.Dir(), Spec: s.Spec, Files: files,
+			ReadOnly: s.Root.ReadOnly || (s.Spec.Root != nil && s.Spec.Root.Readonly),
+		},
+	}, nil
+}
+
+// fd is the descriptor of the container's cgroup, or -1.
+func (c *container) fd() int {
+	if c.group == nil {
+		return -1
+	}
+	return c.group.FD()
+}
+
+// exec starts a process beside the main one.
+func (a *Agent) exec(e *proto.Exec) (*process, error) {
+	if e.Process == "" {
+		return nil, &proto.Error{Code: proto.CodeInvalid, Message: "the process has no name"}
+	}
+	if err := stage.CheckProcess(e.Spec); err != nil {
+		return nil, err
+	}
+	if err := checkStreams(e.Streams, e.Spec.Terminal); err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	c := a.main
+	var main *process
+	if c != nil {
+		main = c.process
+	}
+	a.mu.Unlock()
+	if main == nil {
+		return nil, &proto.Error{Code: proto.CodeNoProcess, Message: "the container has not been started"}
+	}
+	select {
+	case <-main.reaped:
+		return nil, &proto.Error{Code: proto.CodeNoProcess, Message: "the container has ended"}
+	default:
+	}
+	p, err := a.run(e.Process, e.Streams, &stage.Config{Process: e.Spec, Join: true},
+		stage.Attr{CgroupFD: c.fd(), NewPID: c.newPID, JoinFD: int(main.pidfd.Fd())})
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		<-p.reaped
+		p.exit = p.exitOf()
+		close(p.done)
+		a.table.end(p)
+	}()
+	return p, nil
+}
+
+// run spawns a process, connects its streams and returns when its program runs.
+func (a *Agent) run(name string, streams []string, cfg *stage.Config, attr stage.Attr) (*process, error) {
+	conns, err := a.streams.claim(name, streams)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.spawn(name, conns, cfg, attr)
+	if err != nil {
+		for _, conn := range conns {
+			conn.Close()
+		}
+		return nil, err
+	}
+	return p, nil
+}
+
+func (a *Agent) spawn(name string, conns map[string]Conn, cfg *stage.Config, attr stage.Attr) (*process, error) {
+	stdio, err := openStdio(conns)
+	if err != nil {
+		return nil, fmt.Errorf("standard streams: %w", err)
+	}
+	attr.Program, attr.Stdio = a.opts.Program, stdio.child
+	p, child, err := a.table.spawn(name, cfg, attr)
+	stdio.closeChild()
+	if err != nil {
+		stdio.closeOurs()
+		return nil, err
+	}
+	terminal, err := child.Wait()
+	if err != nil {
+		stdio.closeOurs()
+		<-p.reaped
+		a.table.remove(p)
+		return nil, err
+	}
+	p.terminal = terminal
+	connect(p, stdio, conns)
+	return p, nil
+}
+
+// connect starts the copying between a process's streams and the host.
+func connect(p *process, stdio *stdio, conns map[string]Conn) {
+	if conn := conns[proto.StreamTerminal]; conn != nil {
+		go copyIn(p.terminal, conn, true)
+		go func() {
+			copyOut(conn, p.terminal)
+			linger(conn)
+		}()
+	} else if p.terminal != nil {
+		// Nobody listens, but the process must not block.
+		go drain(p.terminal)
+	}
+	if conn := conns[proto.StreamStdin]; conn != nil {
+		go feed(p, stdio.ours[0], conn)
+	}
+	for i, name := range []string{1: proto.StreamStdout, 2: proto.StreamStderr} {
+		if conn := conns[name]; conn != nil && i > 0 {
+			go func() {
+				copyOut(conn, stdio.ours[i])
+				linger(conn)
+			}()
+		}
+	}
+}
+
+// feed copies the host's input to the process, until either has enough.
+func feed(p *process, w *os.File, conn Conn) {
+	var once sync.Once
+	end := func() { once.Do(func() { conn.Close() }) }
+	go func() {
+		<-p.reaped
+		end()
+	}()
+	copyIn(w, conn, false)
+	end()
+}
+
+// drain reads and forgets.
+func drain(f *os.File) {
+	buf := make([]byte, 4096)
+	for {
+		if _, err := f.Read(buf); err != nil && err != unix.EINTR {
+			f.Close()
+			return
+		}
+	}
+}

@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hullvm/hull/guestinit/proto"
+)
+
+const (
+	// streamTimeout bounds the wait for the streams that a start or exec names.
+	streamTimeout = 10 * time.Second
+	// headerTimeout bounds the wait for a stream connection's header.
+	headerTimeout = 10 * time.Second
+	// unclaimedTimeout is how long a stream waits for the request that names it.
+	unclaimedTimeout = 30 * time.Second
+	// maxUnclaimed is how many streams may wait at once.
+	maxUnclaimed = 64
+	// copyBuffer is the size of the buffer of one direction of a stream, in bytes.
+	copyBuffer = 64 << 10
+)
+
+// streams brings stream connections and the requests that name them together, whichever comes first.
+type streams struct {
+	mu      sync.Mutex
+	waiting map[proto.StreamHeader]Conn
+	changed chan struct{} // closed and replaced when a connection has come
+}
+
+func newStreams() *streams {
+	return &streams{waiting: make(map[proto.StreamHeader]Conn), changed: make(chan struct{})}
+}
+
+// serve takes connections until the listener is closed.
+func (s *streams) serve(l Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go s.greet(conn)
+	}
+}
+
+// greet reads the header of a connection and keeps it for who claims it.
+func (s *streams) greet(conn Conn) {
+	late := time.AfterFunc(headerTimeout, func() { conn.Close() })
+	var h proto.StreamHeader
+	err := proto.ReadFrame(conn, &h)
+	if !late.Stop() || err != nil || !s.offer(h, conn) {
+		conn.Close()
+	}
+}
+
+func (s *streams) offer(h proto.StreamHeader, conn Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting[h] != nil || len(s.waiting) >= maxUnclaimed {
+		return false
+	}
+	s.waiting[h] = conn
+	close(s.changed)
+	s.changed = make(chan struct{})
+	time.AfterFunc(unclaimedTimeout, func() { s.expire(h, conn) })
+	return true
+}
+
+func (s *streams) expire(h proto.StreamHeader, conn Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting[h] == conn {
+		delete(s.waiting, h)
+		conn.Close()
+	}
+}
+
+// claim waits for the named streams of a process and hands them over.
+func (s *streams) claim(process string, names []string) (map[string]Conn, error) {
+	timeout := time.NewTimer(streamTimeout)
+	defer timeout.Stop()
+	for {
+		s.mu.Lock()
+		missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+			return s.waiting[proto.StreamHeader{Process: process, Stream: name}] != nil
+		})
+		changed := s.changed
+		if len(missing) == 0 {
+			conns := make(map[string]Conn, len(names))
+			for _, name := range names {
+				h := proto.StreamHeader{Process: process, Stream: name}
+				conns[name] = s.waiting[h]
+				delete(s.waiting, h)
+			}
+			s.mu.Unlock()
+			return conns, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-changed:
+		case <-timeout.C:
+			return nil, fmt.Errorf("the host has not connected %s within %v", strings.Join(missing, ", "), streamTimeout)
+		}
+	}
+}
+
+// checkStreams tells whether a process can have streams of these names.
+func checkStreams(names []string, terminal bool) error {
+	allowed := []string{proto.StreamStdin, proto.StreamStdout, proto.StreamStderr}
+	if terminal {
+		allowed = []string{proto.StreamTerminal}
+	}
+	for i, name := range names {
+		if !slices.Contains(allowed, name) || slices.Contains(names[:i], name) {
+			return &proto.Error{Code: proto.CodeInvalid, Message: fmt.Sprintf("streams %q: there are %q, once each", names, allowed)}
+		}
+	}
+	return nil
+}
+
+// copyIn copies what the host sends to a process, until the host ends it or the process does not want it.
+func copyIn(dst io.WriteCloser, src Conn, keepOpen bool) {
+	_, _ = io.CopyBuffer(onlyWriter{dst}, onlyReader{src}, make([]byte, copyBuffer))
+	if !keepOpen {
+		dst.Close()
+	}
+}
+
+// copyOut copies what a process prints to the host, until its end.
+func copyOut(dst Conn, src io.ReadCloser) {
+	_, _ = io.CopyBuffer(onlyWriter{dst}, onlyReader{src}, make([]byte, copyBuffer))
+	src.Close()
+	_ = dst.CloseWrite()
+}
+
+// linger closes a connection when the host has closed its end. Closing earlier
+// could lose what is still on the way, and how long that takes is for the host to say.
+func linger(conn Conn) {
+	buf := make([]byte, 512)
+	for {
+		if _, err := conn.Read(buf); err != nil {
+			conn.Close()
+			return
+		}
+	}
+}
+
+// onlyReader and onlyWriter hide ReadFrom and WriteTo, which would not use our buffer.
+type onlyReader struct{ io.Reader }
+type onlyWriter struct{ io.Writer }
+
+var errNoTerminal = errors.New("the process has no terminal")
