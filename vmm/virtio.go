@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"github.com/hullvm/hull/virtio"
+	"github.com/hullvm/hull/virtio/rng"
 )
 
 // virtioDevice is a device to be made.
@@ -14,5 +15,8 @@ type virtioDevice struct {
 // which the guest numbers them: disks first, so that they are /dev/vda and on.
 func (m *Machine) virtioDevices() []virtioDevice {
 	var list []virtioDevice
+	if m.cfg.RNG {
+		list = append(list, virtioDevice{"entropy device", func() (virtio.Device, error) { return rng.New(nil), nil }})
+	}
 	return list
 }
