@@ -1,0 +1,206 @@
+package engine
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/hullvm/hull/cmd/internal/engine/timeline"
+	"github.com/hullvm/hull/guestinit/proto"
+	"github.com/hullvm/hull/images/bundle"
+	"github.com/hullvm/hull/vmm"
+)
+
+// start prepares what the VM needs and starts its process. On an error nothing
+// is left that Release would not remove.
+func (r *run) start() error {
+	files, err := r.engine.Files()
+	if err != nil {
+		return err
+	}
+	store := &r.engine.store
+	id := r.record.ID
+	if err := store.makeRunDir(id); err != nil {
+		return err
+	}
+	listener, err := listenHost(r.socket(), proto.PortControl)
+	if err != nil {
+		return err
+	}
+	vm, err := r.launch(files)
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	r.listener, r.vm = listener, vm
+	return nil
+}
+
+func (r *run) launch(files *bundle.Files) (*vmProcess, error) {
+	table := &fileTable{}
+	// Whoever holds this is alive: the VM must not outlive what it writes to
+	// being given to somebody else.
+	table.lend(r.lock.file)
+	config, err := r.vmConfig(files, table)
+	if err != nil {
+		table.close()
+		return nil, err
+	}
+	r.line.Mark(timeline.Prepared, monotonic())
+	vm, err := startVM(vmSpec{
+		program: files.VMM,
+		name:    ShortID(r.record.ID),
+		config:  config,
+		files:   table,
+		onEvent: func(e vmm.Event) { markStage(r.line, e) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	ref, err := processRef(vm.process.Pid)
+	if err == nil {
+		err = r.save(func(s *State) { s.VM = ref })
+	}
+	if err != nil {
+		select {
+		case <-vm.done: // it has ended that early: what it says is of more interest
+			return vm, nil
+		default:
+		}
+		vm.kill()
+		return nil, fmt.Errorf("noting the VM process: %w", err)
+	}
+	return vm, nil
+}
+
+// vmConfig describes the container's VM. The files go to table.
+func (r *run) vmConfig(files *bundle.Files, table *fileTable) (vmm.Config, error) {
+	c := &r.record.Config
+	config := vmm.Config{
+		ID:           r.record.ID,
+		CPUs:         vcpus(c.CPUs),
+		Memory:       c.Memory &^ (pageSize - 1),
+		CommandLine:  containerCommandLine(c.Append),
+		Vsock:        &vmm.Vsock{CID: guestCID, Path: r.socket()},
+		RNG:          true,
+		OrphanRemove: r.orphans(),
+	}
+	if err := guestKernel(&config, c.Kernel, c.Initrd, files, table); err != nil {
+		return vmm.Config{}, err
+	}
+	layers, err := layersDisk(r.disks, table)
+	if err != nil {
+		return vmm.Config{}, err
+	}
+	config.Disks = append(config.Disks, layers)
+	if !c.TmpfsRoot {
+		writable, err := scratchDisk(r.dir(), files.Scratch, !c.AutoRemove, table)
+		if err != nil {
+			return vmm.Config{}, err
+		}
+		config.Disks = append(config.Disks, writable)
+	}
+	return config, config.Validate()
+}
+
+// orphans lists what a VM process removes that finds itself alone. The record
+// goes before its directory: what is left without it is no container.
+func (r *run) orphans() []string {
+	s, id := &r.engine.store, r.record.ID
+	list := []string{s.runDir(id), s.ownerLink(id)}
+	if r.record.Config.AutoRemove {
+		list = append([]string{filepath.Join(s.dir(id), recordName), s.dir(id), s.nameLink(r.record.Name)}, list...)
+	}
+	return list
+}
+
+// containerCommandLine is the kernel command line of a container's VM.
+func containerCommandLine(more string) string {
+	return strings.TrimSpace("console=ttyS0 quiet panic=-1 hull.mode=run " + more)
+}
+
+// entropyBytes is how much randomness a guest is given: what its generator's
+// state holds.
+const entropyBytes = 32
+
+// startRequest is what the agent is asked to do.
+func (r *run) startRequest() (*proto.Start, error) {
+	spec, err := buildSpec(r.record)
+	if err != nil {
+		return nil, err
+	}
+	c := &r.record.Config
+	if c.Terminal && r.attach.Terminal != nil {
+		if rows, cols, err := terminalSize(r.attach.Terminal); err == nil {
+			spec.Process.ConsoleSize = &specs.Box{Height: uint(rows), Width: uint(cols)}
+		}
+	}
+	hosts, err := hostsFile(r.record.hostname(), c.ExtraHosts)
+	if err != nil {
+		return nil, err
+	}
+	hostname := r.record.hostname() + "\n"
+	entropy := make([]byte, entropyBytes)
+	rand.Read(entropy) // never fails
+	request := &proto.Start{
+		Process:  proto.InitProcess,
+		Spec:     spec,
+		Root:     proto.RootFS{Disk: layersDevice, Layers: len(r.disks), ReadOnly: c.ReadOnly},
+		Streams:  r.attach.names(c.Terminal),
+		Time:     time.Now().UnixNano(),
+		Entropy:  entropy,
+		Hosts:    &hosts,
+		Hostname: &hostname,
+	}
+	if !c.TmpfsRoot {
+		request.Root.Upper = scratchDevice
+	}
+	return request, nil
+}
+
+// guestKernel sets the kernel and initial file systems of a VM that is to run
+// hull's init.
+func guestKernel(config *vmm.Config, kernel, initrd string, files *bundle.Files, table *fileTable) error {
+	if kernel == "" {
+		kernel = files.Kernel
+	}
+	k, err := table.open(kernel, os.O_RDONLY)
+	if err != nil {
+		return fmt.Errorf("opening the guest kernel: %w", err)
+	}
+	config.Kernel = k
+	for _, path := range []string{initrd, files.Initramfs} {
+		if path == "" {
+			continue
+		}
+		f, err := table.open(path, os.O_RDONLY)
+		if err != nil {
+			return fmt.Errorf("opening an initial file system: %w", err)
+		}
+		config.Initrd = append(config.Initrd, f)
+	}
+	return nil
+}
+
+// markStage notes a stage that the VM process reports.
+func markStage(line *timeline.Timeline, e vmm.Event) {
+	if e.Event != "stage" {
+		return
+	}
+	stages := map[string]string{
+		vmm.StageProcess: timeline.Process,
+		vmm.StageKVM:     timeline.KVM,
+		vmm.StageMemory:  timeline.Memory,
+		vmm.StageDevices: timeline.Devices,
+		vmm.StageRun:     timeline.Run,
+		vmm.StageEntry:   timeline.Entry,
+	}
+	if stage, ok := stages[e.Name]; ok {
+		line.Mark(stage, e.Time)
+	}
+}

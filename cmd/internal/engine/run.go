@@ -1,0 +1,289 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/cmd/internal/engine/timeline"
+	"github.com/hullvm/hull/guestinit/proto"
+	"github.com/hullvm/hull/vmm"
+)
+
+// Exit is how a workload ended.
+type Exit struct {
+	Code      int // as a shell has it: 128+n after signal n
+	OOMKilled bool
+}
+
+// Run starts the container's VM and workload, connects it to a, and returns when
+// the workload has ended and the VM is gone. An error means that the workload did
+// not run, that its end is not known, or that not all of its output came through;
+// [ExitCode] says what a command should exit with then. Stages go to line, which
+// may be nil.
+func (c *Container) Run(ctx context.Context, a Attach, line *timeline.Timeline) (Exit, error) {
+	exit, err := c.run(ctx, a, line)
+	saveErr := c.save(func(s *State) {
+		s.Supervisor, s.VM = ProcessRef{}, ProcessRef{}
+		s.Finished = time.Now()
+		s.ExitCode, s.OOMKilled = exit.Code, exit.OOMKilled
+		if s.Status == StatusRunning {
+			s.Status = StatusExited
+		} else {
+			s.Status = StatusCreated
+		}
+		if err != nil {
+			s.Error = err.Error()
+			s.ExitCode = ExitCode(err)
+		}
+	})
+	if err == nil {
+		err = saveErr
+	}
+	return exit, err
+}
+
+// ExitCode is the exit status of a command that failed with err, as docker's:
+// 126 and 127 when the program cannot be executed or is not there, 128+n when
+// signal n ended the work, else 125.
+func ExitCode(err error) int {
+	var refused *proto.Error
+	if errors.As(err, &refused) {
+		return refused.ExitCode()
+	}
+	var interrupted *InterruptedError
+	if errors.As(err, &interrupted) {
+		return signaled(interrupted.Signal)
+	}
+	var ended *VMError
+	if errors.As(err, &ended) && ended.Signal != 0 {
+		return signaled(ended.Signal)
+	}
+	return vmm.StatusHull
+}
+
+func signaled(s unix.Signal) int { return 128 + int(s) }
+
+// run is one life of a container's VM.
+type run struct {
+	*Container
+	attach Attach
+	line   *timeline.Timeline
+	cancel context.CancelCauseFunc // of all the work
+	relay  *relay
+
+	probed   chan struct{} // closed when probeErr is known
+	probeErr error
+
+	vm          *vmProcess
+	exited      bool              // the workload has, and Exit is known
+	listener    *net.UnixListener // for the agent
+	clockOffset int64             // host's CLOCK_MONOTONIC less guest's CLOCK_BOOTTIME, ns
+}
+
+// errVMGone is why the context of the work is canceled when its VM has ended.
+var errVMGone = errors.New("the VM has ended")
+
+func (c *Container) run(ctx context.Context, a Attach, line *timeline.Timeline) (Exit, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	r := &run{Container: c, attach: a, line: line, cancel: cancel, probed: make(chan struct{})}
+	r.relay = startRelay(ctx, a.Signals, interrupt(cancel))
+	go r.probeHost()
+	defer func() {
+		cancel(nil)
+		r.relay.wait()
+		<-r.probed
+	}()
+	if err := r.start(); err != nil {
+		return Exit{}, err
+	}
+	defer r.listener.Close()
+	watched := make(chan struct{})
+	go r.watch(ctx, watched)
+	defer func() {
+		r.vm.stop()
+		<-watched
+		line.Mark(timeline.Exit, monotonic())
+	}()
+	exit, err := r.boot(ctx)
+	return exit, r.explain(ctx, err)
+}
+
+func (r *run) probeHost() {
+	defer close(r.probed)
+	if r.engine.probe != nil {
+		r.probeErr = r.engine.probe()
+	}
+}
+
+// watch ends the work when the VM ends, or turns out to be impossible here. It
+// returns when the VM has ended.
+func (r *run) watch(ctx context.Context, done chan<- struct{}) {
+	defer close(done)
+	select {
+	case <-r.probed:
+		if r.probeErr != nil {
+			r.cancel(r.probeErr)
+		}
+	case <-r.vm.done:
+	}
+	<-r.vm.done
+	r.cancel(errVMGone)
+}
+
+// boot waits for the guest and has it do its work.
+func (r *run) boot(ctx context.Context) (Exit, error) {
+	client, err := r.greet(ctx)
+	if err != nil {
+		return Exit{}, err
+	}
+	defer client.Close()
+	socket := r.socket()
+	restore := func() {}
+	if r.record.Config.Terminal && isTerminal(r.attach.Stdin) {
+		if restore, err = makeRaw(r.attach.Stdin); err != nil {
+			return Exit{}, err
+		}
+	}
+	defer restore()
+	pumps, err := connect(ctx, socket, proto.InitProcess, r.record.Config.Terminal, &r.attach)
+	if err != nil {
+		return Exit{}, err
+	}
+	defer pumps.close()
+	return r.work(ctx, client, pumps)
+}
+
+// greet waits for the agent's hello.
+func (r *run) greet(ctx context.Context) (*proto.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.record.Config.BootTimeout)
+	defer cancel()
+	client, err := acceptAgent(ctx, r.listener)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, errBootTimeout
+	}
+	if err != nil {
+		return nil, err
+	}
+	now := monotonic()
+	hello := client.Hello()
+	r.clockOffset = now - hello.Now
+	r.line.Mark(timeline.Hello, now)
+	for name, stage := range map[string]string{"init": timeline.Init, "agent": timeline.Agent} {
+		if at, ok := hello.Stages[name]; ok {
+			r.line.Mark(stage, at+r.clockOffset)
+		}
+	}
+	return client, nil
+}
+
+// work starts the workload and sees it to its end.
+func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exit, error) {
+	request, err := r.startRequest()
+	if err != nil {
+		return Exit{}, err
+	}
+	// From here on signals are the workload's, which may run before this
+	// process knows: they wait.
+	started := make(chan struct{})
+	handler := forward(ctx, client, proto.InitProcess, r.attach.Terminal)
+	r.relay.switchTo(func(s unix.Signal) {
+		select {
+		case <-started:
+			handler(s)
+		case <-ctx.Done():
+		}
+	})
+	process, err := r.startWorkload(ctx, client, request)
+	if err != nil {
+		return Exit{}, err
+	}
+	close(started)
+	r.line.Mark(timeline.Workload, process.Time+r.clockOffset)
+	if r.record.Config.Terminal {
+		handler(unix.SIGWINCH) // the size may have changed since the request was made
+	}
+	if err := r.save(func(s *State) { s.Status, s.Started = StatusRunning, time.Now() }); err != nil {
+		return Exit{}, err
+	}
+	ended, err := process.Wait(ctx)
+	if err != nil {
+		return Exit{}, err
+	}
+	r.relay.switchTo(interrupt(r.cancel))
+	if ended.Time != 0 {
+		r.line.Mark(timeline.Ended, ended.Time+r.clockOffset)
+	}
+	exit := Exit{Code: ended.Code(), OOMKilled: ended.OOMKilled}
+	r.exited = true
+	if err := pumps.drain(ctx); err != nil {
+		return exit, err
+	}
+	return exit, pumps.failure()
+}
+
+// startWorkload has the agent start the workload. That takes little, but a disk
+// or an agent that does not answer must not take for ever.
+func (r *run) startWorkload(ctx context.Context, client *proto.Client, request *proto.Start) (*proto.Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.record.Config.BootTimeout)
+	defer cancel()
+	return client.Start(ctx, request)
+}
+
+// goneSoon is how long the end of a VM may take to be known after its
+// connections have broken.
+const goneSoon = time.Second
+
+// explain finds out why the work failed: often the error at hand is but a broken
+// connection, and the cause is elsewhere.
+func (r *run) explain(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	var refused *proto.Error
+	if r.exited || errors.As(err, &refused) {
+		return err
+	}
+	if errors.Is(err, errBootTimeout) {
+		return r.bootTimeout()
+	}
+	if ctx.Err() == nil {
+		soon, cancel := context.WithTimeout(ctx, goneSoon)
+		_ = r.vm.waitDone(soon)
+		cancel()
+	}
+	select {
+	case <-r.vm.done:
+		<-r.probed // a host that cannot do it is the better explanation
+		if r.probeErr != nil {
+			return r.probeErr
+		}
+		if cause := context.Cause(ctx); cause == nil || errors.Is(cause, errVMGone) {
+			return r.vm.result().err()
+		}
+	default:
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errVMGone) {
+		return cause
+	}
+	return err
+}
+
+// bootTimeout says how far the VM has come.
+func (r *run) bootTimeout() error {
+	last := r.vm.lastEvent()
+	what := "the VM process said nothing"
+	if last.Event == "stage" {
+		what = fmt.Sprintf("the last that the VM reported was %q, %.1f s earlier", last.Name, float64(monotonic()-last.Time)/1e9)
+	}
+	r.vm.stop() // which brings the console
+	end := r.vm.result()
+	return &VMError{
+		What:    fmt.Sprintf("%v within %v (see --boot-timeout): %s", errBootTimeout, r.record.Config.BootTimeout, what),
+		Console: end.event.Console,
+	}
+}

@@ -1,0 +1,222 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/guestinit/proto"
+)
+
+// Attach says what is at this end of a container's streams.
+type Attach struct {
+	Stdin  *os.File  // nil: the workload reads an empty input
+	Stdout io.Writer // nil: thrown away
+	Stderr io.Writer // nil: thrown away; unused with a terminal
+
+	// Terminal is the user's terminal, whose size the workload's follows;
+	// nil if there is none.
+	Terminal *os.File
+
+	// Signals brings what is to be passed on to the workload, SIGWINCH for a
+	// new size of Terminal. May be nil.
+	Signals <-chan os.Signal
+}
+
+// names lists the streams of a process with these ends.
+func (a *Attach) names(terminal bool) []string {
+	if terminal {
+		return []string{proto.StreamTerminal}
+	}
+	var names []string
+	if a.Stdin != nil {
+		names = append(names, proto.StreamStdin)
+	}
+	return append(names, proto.StreamStdout, proto.StreamStderr)
+}
+
+// pumps carries the bytes of one process's streams, one goroutine for each
+// direction.
+type pumps struct {
+	input *input // nil without one
+	conns []*net.UnixConn
+	in    sync.WaitGroup
+	out   sync.WaitGroup
+
+	received atomic.Int64 // counts what has come from the guest, in reads
+	writing  atomic.Int64 // pumps that wait for this host's side to take output
+
+	mu  sync.Mutex
+	err error // first failure of this host's side
+}
+
+// connect opens the streams of a process and starts to pump.
+func connect(ctx context.Context, socket, process string, terminal bool, a *Attach) (_ *pumps, err error) {
+	p := &pumps{}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if a.Stdin != nil {
+		if p.input, err = newInput(a.Stdin); err != nil {
+			return nil, err
+		}
+	}
+	names := a.names(terminal)
+	for _, name := range names {
+		conn, err := openStream(ctx, socket, process, name)
+		if err != nil {
+			return nil, err
+		}
+		p.conns = append(p.conns, conn)
+	}
+	for i, name := range names {
+		conn := p.conns[i]
+		switch name {
+		case proto.StreamStdin:
+			p.in.Go(func() { p.send(conn) })
+		case proto.StreamStdout:
+			p.out.Go(func() { p.receive(conn, a.Stdout) })
+		case proto.StreamStderr:
+			p.out.Go(func() { p.receive(conn, a.Stderr) })
+		case proto.StreamTerminal:
+			if p.input != nil {
+				p.in.Go(func() { p.send(conn) })
+			}
+			p.out.Go(func() { p.receive(conn, a.Stdout) })
+		}
+	}
+	return p, nil
+}
+
+// pumpBuffer is how much one pump moves at a time, in bytes. The loops below do
+// what io.Copy does, without its shortcuts: splice(2) on a file that somebody
+// else has made non-blocking fails in the middle.
+const pumpBuffer = 64 << 10
+
+// send passes the input on. Its end shuts down this direction only.
+func (p *pumps) send(conn *net.UnixConn) {
+	defer conn.CloseWrite()
+	buf := make([]byte, pumpBuffer)
+	for {
+		n, err := p.input.Read(buf)
+		if n > 0 {
+			if _, err := conn.Write(buf[:n]); err != nil {
+				return // the workload has closed its end, or is gone
+			}
+		}
+		switch {
+		case errors.Is(err, errCanceled) || err == io.EOF:
+			return
+		case err != nil:
+			p.fail(fmt.Errorf("reading the workload's input: %w", err))
+			return
+		}
+	}
+}
+
+// receive passes output on. When nobody wants it any more the stream is closed,
+// so that the workload learns of it, as it would from a closed pipe.
+func (p *pumps) receive(conn *net.UnixConn, w io.Writer) {
+	if w == nil {
+		w = io.Discard
+	}
+	buf := make([]byte, pumpBuffer)
+	for {
+		n, err := conn.Read(buf)
+		if n > 0 {
+			p.received.Add(1)
+			p.writing.Add(1)
+			_, err := w.Write(buf[:n])
+			p.writing.Add(-1)
+			if err != nil {
+				p.fail(fmt.Errorf("writing the workload's output: %w", err))
+				conn.Close()
+				return
+			}
+		}
+		if err != nil {
+			return // its end, or that of the VM, of which others will tell
+		}
+	}
+}
+
+func (p *pumps) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		p.err = err
+	}
+}
+
+// failure is the first thing that went wrong on this host's side. That a reader
+// has gone away is nothing wrong.
+func (p *pumps) failure() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if errors.Is(p.err, unix.EPIPE) {
+		return nil
+	}
+	return p.err
+}
+
+// drainPatience is how long the guest may keep silent about the output of a
+// workload that has ended. Whoever reads it here may take any time.
+const drainPatience = 10 * time.Second
+
+// drain waits until all output has come through.
+func (p *pumps) drain(ctx context.Context) error {
+	end := make(chan struct{})
+	go func() {
+		p.out.Wait()
+		close(end)
+	}()
+	tick := time.NewTicker(drainPatience)
+	defer tick.Stop()
+	for seen := int64(-1); ; {
+		select {
+		case <-end:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+			now := p.received.Load()
+			if now == seen && p.writing.Load() == 0 {
+				return fmt.Errorf("the guest holds back output of a workload that has ended")
+			}
+			seen = now
+		}
+	}
+}
+
+func (p *pumps) closeConns() {
+	for _, c := range p.conns {
+		c.Close()
+	}
+}
+
+// close ends all pumps and returns when they have ended. Only one that sleeps in
+// a write to a file of this host, such as a pipe that nobody empties, cannot be
+// called back: it ends with this process.
+func (p *pumps) close() {
+	if p.input != nil {
+		p.input.Cancel()
+	}
+	p.closeConns()
+	p.in.Wait()
+	if p.writing.Load() == 0 {
+		p.out.Wait()
+	}
+	if p.input != nil {
+		p.input.Close()
+	}
+}
