@@ -1,0 +1,239 @@
+package blk
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"unicode/utf16"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sizes of a GUID partition table (UEFI 2.10, 5.3).
+const (
+	gptEntrySize   = 128
+	gptEntries     = 128 // the least there may be room for, and the most that Linux reads by default
+	gptTableSize   = gptEntries * gptEntrySize
+	gptHeaderSize  = 92
+	gptRevision    = 0x00010000
+	gptSignature   = "EFI PART"
+	gptFront       = 2*SectorSize + gptTableSize // protective MBR, header, table
+	gptBack        = gptTableSize + SectorSize   // table, header
+	partitionAlign = 1 << 20
+	// attrReadOnly is bit 60 of a basic data partition's attributes.
+	attrReadOnly = 1 << 60
+)
+
+// MaxPartitions is how many files a GPT disk can be made of.
+const MaxPartitions = gptEntries
+
+// linuxData is the partition type GUID 0FC63DAF-8483-4772-8E79-3D69D8477DE4,
+// its first three fields little-endian as on disk.
+var linuxData = [16]byte{0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4}
+
+// GPT is a read-only Backend that is put together from files: one partition
+// for each, in order, aligned to 1 MiB. Nothing is copied; only the tables are
+// in memory. The same files always give the same disk.
+type GPT struct {
+	size  uint64
+	parts []extent // sorted by start: tables and files, with gaps that read as zero
+	iov   vector
+	bufs  [][]byte // the buffers of one read, kept
+	piece [][]byte // those of them in one extent, kept
+}
+
+// extent is a piece of the disk.
+type extent struct {
+	start, size uint64
+	fd          int    // when data is nil
+	data        []byte // padded with zeros up to size
+	file        *os.File
+}
+
+func (e *extent) end() uint64 { return e.start + e.size }
+
+// NewGPT makes a disk of files, 1 to MaxPartitions of them. The caller closes
+// them when the device is no longer active.
+func NewGPT(files []*os.File) (*GPT, error) {
+	if len(files) == 0 || len(files) > MaxPartitions {
+		return nil, fmt.Errorf("disk of %d partitions: must be 1 to %d", len(files), MaxPartitions)
+	}
+	g := &GPT{}
+	at := uint64(partitionAlign)
+	entries := make([]byte, gptTableSize)
+	for i, f := range files {
+		size, err := fileSize(f)
+		if err != nil {
+			return nil, fmt.Errorf("partition %d: %w", i+1, err)
+		}
+		if size > 1<<50 {
+			return nil, fmt.Errorf("partition %d: %s: %d bytes are more than a disk can have", i+1, f.Name(), size)
+		}
+		g.parts = append(g.parts, extent{start: at, size: size, fd: int(f.Fd()), file: f})
+		fillEntry(entries[i*gptEntrySize:], i, at/SectorSize, (at+size)/SectorSize-1)
+		at = (at + size + partitionAlign - 1) &^ (partitionAlign - 1)
+	}
+	g.size = (at + gptBack + partitionAlign - 1) &^ (partitionAlign - 1)
+
+	last := g.size/SectorSize - 1
+	front := make([]byte, gptFront)
+	fillMBR(front, last)
+	fillHeader(front[SectorSize:], entries, header{self: 1, other: last, table: 2, last: last})
+	copy(front[2*SectorSize:], entries)
+	back := make([]byte, gptBack)
+	copy(back, entries)
+	fillHeader(back[gptTableSize:], entries, header{self: last, other: 1, table: last - gptTableSize/SectorSize, last: last})
+
+	tables := []extent{{start: 0, size: gptFront, data: front}}
+	g.parts = append(tables, g.parts...)
+	g.parts = append(g.parts, extent{start: g.size - gptBack, size: gptBack, data: back})
+	return g, nil
+}
+
+// fillEntry writes partition entry i (UEFI 2.10, table 5.6).
+func fillEntry(p []byte, i int, first, last uint64) {
+	le := binary.LittleEndian
+	copy(p[0:], linuxData[:])
+	guid := makeGUID(fmt.Sprintf("partition %d", i+1))
+	copy(p[16:], guid[:])
+	le.PutUint64(p[32:], first)
+	le.PutUint64(p[40:], last)
+	le.PutUint64(p[48:], attrReadOnly)
+	for k, c := range utf16.Encode([]rune(fmt.Sprintf("layer%d", i+1))) {
+		le.PutUint16(p[56+2*k:], c)
+	}
+}
+
+// makeGUID derives a GUID that stays the same, in the form of a random one.
+func makeGUID(name string) (g [16]byte) {
+	sum := sha256.Sum256([]byte("hull " + name))
+	copy(g[:], sum[:])
+	g[7] = g[7]&0x0f | 0x40 // version 4, in the little-endian third field
+	g[8] = g[8]&0x3f | 0x80 // variant 1
+	return g
+}
+
+// fillMBR writes the protective MBR (UEFI 2.10, 5.2.3).
+func fillMBR(p []byte, last uint64) {
+	e := p[446:]
+	copy(e, []byte{0, 0x00, 0x02, 0x00, 0xee, 0xff, 0xff, 0xff})
+	binary.LittleEndian.PutUint32(e[8:], 1)
+	binary.LittleEndian.PutUint32(e[12:], uint32(min(last, 0xffffffff)))
+	p[510], p[511] = 0x55, 0xaa
+}
+
+// header is where a table header, its twin and its table are, in sectors.
+type header struct{ self, other, table, last uint64 }
+
+// fillHeader writes a table header (UEFI 2.10, table 5.5).
+func fillHeader(p, entries []byte, h header) {
+	le := binary.LittleEndian
+	copy(p, gptSignature)
+	le.PutUint32(p[8:], gptRevision)
+	le.PutUint32(p[12:], gptHeaderSize)
+	le.PutUint64(p[24:], h.self)
+	le.PutUint64(p[32:], h.other)
+	le.PutUint64(p[40:], gptFront/SectorSize)
+	le.PutUint64(p[48:], h.last-gptBack/SectorSize)
+	guid := makeGUID("disk")
+	copy(p[56:], guid[:])
+	le.PutUint64(p[72:], h.table)
+	le.PutUint32(p[80:], gptEntries)
+	le.PutUint32(p[84:], gptEntrySize)
+	le.PutUint32(p[88:], crc32.ChecksumIEEE(entries))
+	le.PutUint32(p[16:], crc32.ChecksumIEEE(p[:gptHeaderSize]))
+}
+
+// Size implements Backend.
+func (g *GPT) Size() uint64 { return g.size }
+
+// ReadAt implements Backend.
+func (g *GPT) ReadAt(bufs [][]byte, off uint64) error {
+	g.bufs = append(g.bufs[:0], bufs...)
+	bufs = g.bufs
+	for len(bufs) > 0 {
+		e, next := g.find(off)
+		n := next - off // up to the end of the extent, or of the gap before the next one
+		var piece [][]byte
+		piece, bufs = g.split(bufs, n)
+		done := total(piece)
+		switch {
+		case e == nil:
+			clearAll(piece)
+		case e.data != nil:
+			fill(piece, e.data[off-e.start:])
+		default:
+			if err := g.iov.transfer(unix.Preadv, e.fd, piece, off-e.start); err != nil {
+				return err
+			}
+		}
+		off += done
+	}
+	return nil
+}
+
+// find returns the extent that off lies in, or nil for a gap, and where it
+// ends.
+func (g *GPT) find(off uint64) (*extent, uint64) {
+	for i := range g.parts {
+		e := &g.parts[i]
+		if off < e.start {
+			return nil, e.start
+		}
+		if off < e.end() {
+			return e, e.end()
+		}
+	}
+	return nil, g.size
+}
+
+// split cuts the first n bytes off bufs, whose first buffer it may shorten in
+// place. The first result is valid until the next call.
+func (g *GPT) split(bufs [][]byte, n uint64) (head, rest [][]byte) {
+	g.piece = g.piece[:0]
+	for len(bufs) > 0 && n > 0 {
+		b := bufs[0]
+		if uint64(len(b)) > n {
+			g.piece = append(g.piece, b[:n])
+			bufs[0] = b[n:]
+			break
+		}
+		g.piece = append(g.piece, b)
+		n -= uint64(len(b))
+		bufs = bufs[1:]
+	}
+	return g.piece, bufs
+}
+
+func total(bufs [][]byte) (n uint64) {
+	for _, b := range bufs {
+		n += uint64(len(b))
+	}
+	return n
+}
+
+func clearAll(bufs [][]byte) {
+	for _, b := range bufs {
+		clear(b)
+	}
+}
+
+func fill(bufs [][]byte, data []byte) {
+	for _, b := range bufs {
+		data = data[copy(b, data):]
+	}
+}
+
+// WriteAt implements Backend: the disk is read-only.
+func (*GPT) WriteAt([][]byte, uint64) error { return ErrUnsupported }
+
+// Flush implements Backend: there is nothing to write.
+func (*GPT) Flush() error { return nil }
+
+// Discard implements Backend: the disk is read-only.
+func (*GPT) Discard(uint64, uint64) error { return ErrUnsupported }
+
+// WriteZeroes implements Backend: the disk is read-only.
+func (*GPT) WriteZeroes(uint64, uint64, bool) error { return ErrUnsupported }
