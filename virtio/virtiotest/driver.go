@@ -236,6 +236,9 @@ func (d *Driver) AwaitNeedsReset() {
 // await waits until cond holds; it looks after each interrupt.
 func (d *Driver) await(what string, cond func() bool) {
 	d.T.Helper()
+	if cond() {
+		return
+	}
 	timeout := time.NewTimer(Patience)
 	defer timeout.Stop()
 	for !cond() {
