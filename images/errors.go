@@ -1,6 +1,10 @@
 package images
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/hullvm/hull/images/layerdisk"
+)
 
 // What callers tell apart, with errors.Is. The text around them says what was
 // being done and to what.
@@ -27,10 +31,16 @@ var (
 	ErrUnsupported = errors.New("not supported")
 	// ErrPlatform: the image does not exist for the wanted platform.
 	ErrPlatform = errors.New("no image for this platform")
+	// ErrLayer: a layer that is damaged, or holds what no container file system can have.
+	ErrLayer = layerdisk.ErrLayer
 	// ErrLimit: larger than Limits allow.
-	ErrLimit = errors.New("larger than hull accepts")
+	ErrLimit = layerdisk.ErrLimit
 	// ErrDenied: the registry wants credentials, or other ones.
 	ErrDenied = errors.New("denied by the registry")
+	// ErrNoSuchImage: the registry does not have the image.
+	ErrNoSuchImage = errors.New("not in the registry")
+	// ErrRegistry: the registry cannot be reached or does not do what it should.
+	ErrRegistry = errors.New("registry failed")
 	// ErrMissing: the index names an image whose files are gone.
 	ErrMissing = errors.New("files of this image are missing from the store; load or pull it again")
 )

@@ -1,5 +1,10 @@
 package images
 
+import (
+	"io"
+	"time"
+)
+
 // A Phase is what is being done to a part of an image.
 type Phase string
 
@@ -41,3 +46,50 @@ type ProgressFunc func(Event)
 
 // Progress calls f.
 func (f ProgressFunc) Progress(e Event) { f(e) }
+
+// reportEvery bounds how often the progress of one layer is told.
+const reportEvery = 100 * time.Millisecond
+
+// reporter tells about one layer or archive. It may be used by one goroutine at a time.
+type reporter struct {
+	to    Progress // may be nil
+	id    string
+	phase Phase
+	last  time.Time
+}
+
+// report tells about progress within the phase, or about a new one.
+func (r *reporter) report(phase Phase, current, total int64, message string) {
+	if r == nil || r.to == nil {
+		return
+	}
+	now := time.Now()
+	if phase == r.phase && now.Sub(r.last) < reportEvery && (current < total || total == 0) {
+		return
+	}
+	r.phase, r.last = phase, now
+	r.to.Progress(Event{ID: r.id, Phase: phase, Current: current, Total: total, Message: message})
+}
+
+// reader tells how much of a stream of total bytes has been read.
+func (r *reporter) reader(in io.Reader, phase Phase, total int64) io.Reader {
+	if r == nil || r.to == nil {
+		return in
+	}
+	r.report(phase, 0, total, "")
+	return &reportingReader{in, r, phase, 0, total}
+}
+
+type reportingReader struct {
+	io.Reader
+	reporter       *reporter
+	phase          Phase
+	current, total int64
+}
+
+func (r *reportingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.current += int64(n)
+	r.reporter.report(r.phase, r.current, r.total, "")
+	return n, err
+}

@@ -32,5 +32,5 @@ var (
 	// ErrLayer: the archive is damaged, or holds what no container file system can have.
 	ErrLayer = errors.New("invalid layer")
 	// ErrLimit: the layer is larger than Limits allow, or than the ext4 writer can do.
-	ErrLimit = errors.New("layer larger than hull accepts")
+	ErrLimit = errors.New("larger than hull accepts")
 )
