@@ -1,0 +1,112 @@
+# hull: containers in microVMs. "make" builds bin/hull and bin/lab, "make run" runs a
+# container in a microVM, "make test" runs every test.
+#
+# What is built is kept in build/ and bin/; the kernel also in a cache of the user
+# (images/kernel/build.sh says where), so that a clean checkout builds it once.
+
+GO      ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+
+# All that goes into a Go program: a change of any rebuilds them, which go makes cheap.
+SOURCES := go.mod go.sum $(shell find cmd vmm kvm devices virtio guestinit images -type f -not -name '*_test.go' -not -path '*/testdata/*')
+GUEST   := go.mod go.sum $(shell find guestinit images/mkguest images/scratch -type f -not -name '*_test.go')
+PAYLOAD := build/initramfs.cpio build/uroot.ext4 build/uroot.json build/scratch.tmpl build/hull-vmm
+
+.DELETE_ON_ERROR:
+.PHONY: all deps kernel run test test-unit test-e2e lint bench-boot chaos fuzz clean
+
+all: bin/hull bin/lab
+
+## Building
+
+# Each target asks for the Debian packages it needs by a group of .ci/deps.
+deps:
+	.ci/deps build lab test
+
+kernel: build/kernel/vmlinux
+
+build/kernel/vmlinux: $(wildcard images/kernel/*.sh images/kernel/*.config images/kernel/patches/*)
+	.ci/deps build
+	images/kernel/build.sh build/kernel
+	@touch $@
+
+build/initramfs.cpio: $(GUEST)
+	.ci/deps build
+	$(GO) run ./images/mkguest -o build initramfs
+
+build/uroot.ext4: $(GUEST)
+	.ci/deps build
+	$(GO) run ./images/mkguest -o build uroot
+
+build/uroot.json: build/uroot.ext4 ;
+
+build/scratch.tmpl: $(GUEST)
+	.ci/deps build
+	$(GO) run ./images/mkguest -o build scratch
+
+build/hull-vmm: $(SOURCES)
+	$(GOBUILD) -o $@ ./cmd/hull-vmm
+
+build/hull: $(SOURCES)
+	$(GOBUILD) -o $@ ./cmd/hull
+
+bin/hull: build/hull build/kernel/vmlinux $(PAYLOAD)
+	$(GO) run ./images/mkbundle -o $@ -program build/hull vmlinux=build/kernel/vmlinux $(PAYLOAD)
+
+bin/lab: $(SOURCES)
+	$(GOBUILD) -o $@ ./cmd/lab
+
+## Running
+
+run: all
+	@.ci/vm bin/hull run --rm uroot sh /etc/greeting
+
+## Testing
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt has something to say about:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+test-unit:
+	$(GO) test -race ./...
+
+build/e2e.test: $(SOURCES) $(wildcard cmd/hull/*_test.go)
+	CGO_ENABLED=0 $(GO) test -c -trimpath -o $@ ./cmd/hull
+
+# A Debian root filesystem for the end-to-end tests.
+build/test/debian.tar: .ci/debian-rootfs
+	.ci/deps test
+	.ci/debian-rootfs $@
+
+test-e2e: all build/e2e.test build/test/debian.tar
+	.ci/e2e
+
+test:
+	.ci/deps build lab test
+	$(MAKE) all lint
+	.ci/test
+
+chaos: all build/e2e.test
+	CHAOS_ROUNDS=$${CHAOS_ROUNDS:-50} .ci/e2e -test.run TestChaos
+
+FUZZTIME := $(or $(TIME),10s)
+fuzz:
+	.ci/fuzz $(FUZZTIME)
+
+## Measuring
+
+build/bootbench: $(SOURCES)
+	$(GOBUILD) -o $@ ./cmd/internal/bootbench
+
+build/gokvm: go.mod
+	CGO_ENABLED=0 $(GO) build -o $@ github.com/bobuhiro11/gokvm
+
+bench-boot: all build/bootbench build/gokvm
+	.ci/deps lab
+	build/bootbench host -hull bin/hull -hull-vmm build/hull-vmm
+	.ci/bench-linux
+
+clean:
+	rm -rf bin build
