@@ -58,12 +58,12 @@ func (b *File) Size() uint64 { return b.size }
 
 // ReadAt implements Backend. A file that has become shorter reads as an error.
 func (b *File) ReadAt(bufs [][]byte, off uint64) error {
-	return b.iov.transfer(unix.Preadv, b.fd, bufs, off)
+	return b.iov.read(b.fd, bufs, off)
 }
 
 // WriteAt implements Backend.
 func (b *File) WriteAt(bufs [][]byte, off uint64) error {
-	return b.iov.transfer(unix.Pwritev, b.fd, bufs, off)
+	return b.iov.write(b.fd, bufs, off)
 }
 
 // Flush implements Backend by fdatasync.
@@ -119,38 +119,4 @@ func (b *File) fallocate(mode uint32, off, n uint64) error {
 		}
 		return err
 	}
-}
-
-// vector is the list of buffers of a transfer, kept so that none is allocated.
-type vector struct{ bufs [][]byte }
-
-// maxVector is IOV_MAX.
-const maxVector = 1024
-
-// transfer moves all of bufs, whatever a single call manages.
-func (v *vector) transfer(call func(fd int, bufs [][]byte, off int64) (int, error), fd int, bufs [][]byte, off uint64) error {
-	v.bufs = append(v.bufs[:0], bufs...)
-	rest := v.bufs
-	for len(rest) > 0 {
-		n, err := call(fd, rest[:min(len(rest), maxVector)], int64(off))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return io.ErrUnexpectedEOF
-		}
-		off += uint64(n)
-		for n > 0 {
-			if n < len(rest[0]) {
-				rest[0] = rest[0][n:]
-				break
-			}
-			n -= len(rest[0])
-			rest = rest[1:]
-		}
-	}
-	return nil
 }

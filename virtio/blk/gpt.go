@@ -7,8 +7,6 @@ import (
 	"hash/crc32"
 	"os"
 	"unicode/utf16"
-
-	"golang.org/x/sys/unix"
 )
 
 // Sizes of a GUID partition table (UEFI 2.10, 5.3).
@@ -165,7 +163,7 @@ func (g *GPT) ReadAt(bufs [][]byte, off uint64) error {
 		case e.data != nil:
 			fill(piece, e.data[off-e.start:])
 		default:
-			if err := g.iov.transfer(unix.Preadv, e.fd, piece, off-e.start); err != nil {
+			if err := g.iov.read(e.fd, piece, off-e.start); err != nil {
 				return err
 			}
 		}
