@@ -86,12 +86,37 @@ func fakeVM() int {
 		return vmm.StatusPanic
 	case "silent":
 		select {}
+	case "serial":
+		return f.serial()
 	}
 	if err := f.guest(); err != nil {
 		fmt.Fprintln(os.Stderr, "fake guest:", err)
 		return 1
 	}
 	select {}
+}
+
+// serial is a bare VM: it greets, echoes a line, says what it was given, and
+// switches itself off.
+func (f *fake) serial() int {
+	out, err := f.config.Serial.Output.Open(os.O_WRONLY)
+	if err != nil {
+		return 1
+	}
+	fmt.Fprintf(out, "booted %d disks, %q\r\n", len(f.config.Disks), f.config.CommandLine)
+	if f.config.Serial.Input != nil {
+		in, err := f.config.Serial.Input.Open(os.O_RDONLY)
+		if err != nil {
+			return 1
+		}
+		line, err := bufio.NewReader(in).ReadString('\r')
+		if err != nil {
+			select {}
+		}
+		fmt.Fprintf(out, "got %q\r\n", line)
+	}
+	f.event(vmm.Event{Event: "exit", Reason: vmm.ReasonReboot, Status: vmm.StatusReboot, Message: "the guest asked for a reset"})
+	return vmm.StatusReboot
 }
 
 func (f *fake) event(e vmm.Event) {

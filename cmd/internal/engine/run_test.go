@@ -214,13 +214,13 @@ func TestRunVMFails(t *testing.T) {
 		"error":  {"not a kernel"},
 		"crash":  {"status 2", "panic: oh no"},
 		"panic":  {"the guest kernel panicked", "VFS"},
-		"silent": {"did not answer in time within 50ms", `"first-exit"`, "console of a stopped VM"},
+		"silent": {"did not answer in time within 500ms", `"first-exit"`, "console of a stopped VM"},
 	} {
 		t.Run(behave, func(t *testing.T) {
 			c := sh("true")
 			c.Append = "fake=" + behave
 			if behave == "silent" {
-				c.BootTimeout = 50 * time.Millisecond
+				c.BootTimeout = 500 * time.Millisecond
 			}
 			got := runTest(t, e, c, Attach{}, nil)
 			var vmError *VMError

@@ -38,6 +38,15 @@ func (s *store) sweepRun(ctx context.Context) error {
 		return fmt.Errorf("looking for stale containers: %w", err)
 	}
 	for _, e := range entries {
+		if isBootDir(e.Name()) {
+			if err := s.sweepBoot(e.Name()); err != nil {
+				return fmt.Errorf("cleaning up after a stale VM: %w", err)
+			}
+			continue
+		}
+		if err := s.sweepUnnamed(e.Name()); err != nil {
+			return fmt.Errorf("cleaning up after a stale VM: %w", err)
+		}
 		short, isLink := strings.CutSuffix(e.Name(), ownerSuffix)
 		if len(short) != ShortIDLength || !isHex(short) {
 			continue

@@ -218,14 +218,6 @@ type vmEnd struct {
 	stderr string
 }
 
-// status is the exit status of `hull boot` for this end.
-func (e vmEnd) status() int {
-	if e.event.Event == "exit" {
-		return e.event.Status
-	}
-	return vmm.StatusHull
-}
-
 // VMError tells that a VM ended otherwise than it should have.
 type VMError struct {
 	What    string      // in a sentence
@@ -251,7 +243,7 @@ func (e *VMError) Error() string {
 // err says in words how the VM ended.
 func (e vmEnd) err() *VMError {
 	switch {
-	case e.event.Event == "error":
+	case e.event.Event == "error", e.event.Event == "exit" && e.event.Reason == "":
 		return &VMError{What: e.event.Message, Console: e.event.Console}
 	case e.event.Event == "exit":
 		what := e.event.Message

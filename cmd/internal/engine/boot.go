@@ -1,0 +1,367 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/images/bundle"
+	"github.com/hullvm/hull/vmm"
+)
+
+// BootConfig describes a bare VM: what `hull boot` starts.
+type BootConfig struct {
+	Kernel   string // path; "" is the built-in one
+	Protocol string // how it is started: "" finds out; else "elf", "pvh" or "bzimage"
+	Initrd   string // path; "" is hull's own init, with a root disk for its shell
+	Disks    []BootDisk
+	CID      uint32 // address on a vsock device; 0: none
+	CPUs     int
+	Memory   uint64 // bytes
+	Append   string // more of the kernel command line
+
+	// Serial says where the serial port leads: SerialStdio, SerialPTY, or a
+	// file that takes what the guest writes.
+	Serial string
+}
+
+// Places of a serial port besides files.
+const (
+	SerialStdio = "stdio" // the Attach
+	SerialPTY   = "pty"   // a new pseudo-terminal
+)
+
+// BootDisk is a raw disk image of a bare VM.
+type BootDisk struct {
+	Path     string
+	ReadOnly bool
+}
+
+// BootEnd is how a bare VM ended.
+type BootEnd struct {
+	Reason  string // one of vmm's; "" when the VM process could not say
+	Message string // the same in a sentence
+	Status  int    // exit status, one of vmm's; 128+n when signal n ended it
+}
+
+// Boot runs a bare VM until it ends. Its serial port is a's Stdin and Stdout if
+// it is to be; note is told what the user must know, such as the name of
+// a pseudo-terminal. An error means that the VM did not run to an end of its own.
+func (e *Engine) Boot(ctx context.Context, c BootConfig, a Attach, note func(string)) (BootEnd, error) {
+	if err := c.check(); err != nil {
+		return BootEnd{}, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	relay := startRelay(ctx, a.Signals, interrupt(cancel))
+	defer func() {
+		cancel(nil)
+		relay.wait()
+	}()
+	if c.Kernel == "" && e.probe != nil {
+		if err := e.probe(); err != nil {
+			return BootEnd{}, err
+		}
+	}
+	b := &boot{engine: e, config: c, attach: a, note: note}
+	defer b.close()
+	return b.run(ctx)
+}
+
+func (c *BootConfig) check() error {
+	if c.CPUs < 1 || c.CPUs > vmm.MaxCPUs {
+		return fmt.Errorf("%d CPUs: must be 1 to %d", c.CPUs, vmm.MaxCPUs)
+	}
+	if c.Memory%pageSize != 0 {
+		return fmt.Errorf("memory of %d bytes: must be a multiple of %d", c.Memory, pageSize)
+	}
+	if err := CheckMemory(c.Memory); err != nil {
+		return err
+	}
+	for _, d := range c.Disks {
+		info, err := os.Stat(d.Path)
+		switch {
+		case err != nil:
+			return fmt.Errorf("disk: %w", err)
+		case info.IsDir():
+			return fmt.Errorf("disk %s: is a directory", d.Path)
+		case info.Mode().IsRegular() && info.Size() == 0:
+			return fmt.Errorf("disk %s: is empty", d.Path)
+		}
+	}
+	return nil
+}
+
+// boot is a bare VM and what goes when it ends.
+type boot struct {
+	engine *Engine
+	config BootConfig
+	attach Attach
+	note   func(string)
+	undo   []func()
+}
+
+func (b *boot) later(f func()) { b.undo = append(b.undo, f) }
+
+func (b *boot) close() {
+	for i := len(b.undo) - 1; i >= 0; i-- {
+		b.undo[i]()
+	}
+}
+
+func (b *boot) run(ctx context.Context) (BootEnd, error) {
+	files, err := b.engine.Files()
+	if err != nil {
+		return BootEnd{}, err
+	}
+	table := &fileTable{}
+	config, quit, err := b.prepare(ctx, files, table)
+	if err != nil {
+		table.close()
+		return BootEnd{}, err
+	}
+	vm, err := startVM(vmSpec{program: files.VMM, name: "boot", config: config, files: table})
+	if err != nil {
+		return BootEnd{}, err
+	}
+	defer vm.stop()
+	select {
+	case <-vm.done:
+	case <-quit:
+		vm.stop()
+	case <-ctx.Done():
+		vm.stop()
+	}
+	b.close()
+	b.undo = nil
+	var interrupted *InterruptedError
+	if errors.As(context.Cause(ctx), &interrupted) {
+		return BootEnd{Reason: vmm.ReasonStopped, Message: interrupted.Error(), Status: signaled(interrupted.Signal)}, nil
+	}
+	end := vm.result()
+	if end.event.Event != "exit" || end.event.Reason == "" {
+		failed := end.err()
+		failed.Console = "" // it went to where the user wanted it
+		return BootEnd{}, failed
+	}
+	return BootEnd{Reason: end.event.Reason, Message: end.event.Message, Status: end.event.Status}, nil
+}
+
+// prepare makes the VM's configuration; quit is closed when the user asks at the
+// terminal for the end.
+func (b *boot) prepare(ctx context.Context, files *bundle.Files, table *fileTable) (_ vmm.Config, quit <-chan struct{}, err error) {
+	c := &b.config
+	config := vmm.Config{
+		ID: "boot", CPUs: c.CPUs, Memory: c.Memory, Protocol: c.Protocol, RNG: true,
+		CommandLine: bootCommandLine(c, b.attach.Terminal),
+	}
+	if err := b.addKernel(&config, files, table); err != nil {
+		return vmm.Config{}, nil, err
+	}
+	for i, d := range c.Disks {
+		flag := os.O_RDWR
+		if d.ReadOnly {
+			flag = os.O_RDONLY
+		}
+		f, err := table.open(d.Path, flag)
+		if err != nil {
+			return vmm.Config{}, nil, fmt.Errorf("disk: %w", err)
+		}
+		config.Disks = append(config.Disks, vmm.Disk{ID: fmt.Sprintf("hull-disk-%d", i), ReadOnly: d.ReadOnly, File: &f})
+	}
+	if c.Initrd == "" && c.usesShell() {
+		root, err := table.open(files.Uroot, os.O_RDONLY)
+		if err != nil {
+			return vmm.Config{}, nil, fmt.Errorf("opening the built-in image: %w", err)
+		}
+		config.Disks = append(config.Disks, vmm.Disk{ID: "hull-uroot", ReadOnly: true, File: &root})
+	}
+	if c.CID != 0 {
+		dir, lock, err := b.engine.store.makeBootDir(ctx)
+		if err != nil {
+			return vmm.Config{}, nil, err
+		}
+		b.later(func() {
+			os.RemoveAll(dir)
+			lock.Close()
+		})
+		table.lend(lock.file)
+		socket := filepath.Join(dir, socketName)
+		config.Vsock = &vmm.Vsock{CID: c.CID, Path: socket}
+		config.OrphanRemove = []string{dir}
+		b.note("vsock device: " + socket)
+	}
+	quit, err = b.serial(&config, table)
+	if err != nil {
+		return vmm.Config{}, nil, err
+	}
+	return config, quit, config.Validate()
+}
+
+func (b *boot) addKernel(config *vmm.Config, files *bundle.Files, table *fileTable) error {
+	c := &b.config
+	if c.Initrd == "" {
+		return guestKernel(config, c.Kernel, "", files, table)
+	}
+	kernel := c.Kernel
+	if kernel == "" {
+		kernel = files.Kernel
+	}
+	var err error
+	if config.Kernel, err = table.open(kernel, os.O_RDONLY); err != nil {
+		return fmt.Errorf("opening the guest kernel: %w", err)
+	}
+	initrd, err := table.open(c.Initrd, os.O_RDONLY)
+	if err != nil {
+		return fmt.Errorf("opening the initial file system: %w", err)
+	}
+	config.Initrd = []vmm.File{initrd}
+	return nil
+}
+
+// usesShell tells whether hull's init is to give a shell on the built-in image.
+func (c *BootConfig) usesShell() bool { return c.Initrd == "" }
+
+// bootCommandLine is the kernel command line of a bare VM. What the user appends
+// comes last, and so wins.
+func bootCommandLine(c *BootConfig, terminal *os.File) string {
+	words := []string{"console=ttyS0", "panic=-1"}
+	if c.Kernel == "" && c.Initrd == "" {
+		words = append(words, "quiet")
+	}
+	if c.usesShell() {
+		words = append(words, "hull.root=/dev/vd"+string(rune('a'+len(c.Disks))))
+		if term := os.Getenv("TERM"); term != "" && !strings.ContainsAny(term, " \"=\t\n") {
+			words = append(words, "TERM="+term)
+		}
+		if terminal != nil {
+			if rows, cols, err := terminalSize(terminal); err == nil && rows > 0 {
+				words = append(words, fmt.Sprintf("hull.tty=%dx%d", rows, cols))
+			}
+		}
+	}
+	if c.Append != "" {
+		words = append(words, c.Append)
+	}
+	return strings.Join(words, " ")
+}
+
+// serial leads the serial port where the user wants it.
+func (b *boot) serial(config *vmm.Config, table *fileTable) (quit <-chan struct{}, err error) {
+	switch b.config.Serial {
+	case "", SerialStdio:
+		return b.serialStdio(config, table)
+	case SerialPTY:
+		return nil, b.serialPTY(config, table)
+	}
+	file, err := table.open(b.config.Serial, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("opening the serial port's file: %w", err)
+	}
+	config.Serial = vmm.Serial{Output: &file}
+	return nil, nil
+}
+
+// serialPTY leads the serial port to a new pseudo-terminal.
+func (b *boot) serialPTY(config *vmm.Config, table *fileTable) error {
+	master, slave, err := pty.Open()
+	if err != nil {
+		return fmt.Errorf("opening a pseudo-terminal: %w", err)
+	}
+	// Both ends stay open here: the guest's output must not meet errors while
+	// nobody looks, nor be lost when the VM ends before it was looked at.
+	b.later(func() {
+		waitRead(slave)
+		slave.Close()
+		master.Close()
+	})
+	var ends [2]vmm.File
+	for i := range ends {
+		fd, err := unix.FcntlInt(master.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("opening a pseudo-terminal: %w", err)
+		}
+		ends[i] = table.add(os.NewFile(uintptr(fd), master.Name()))
+	}
+	if _, err := makeRaw(slave); err != nil {
+		return err
+	}
+	config.Serial = vmm.Serial{Input: &ends[0], Output: &ends[1]}
+	b.note("serial port: " + slave.Name())
+	return nil
+}
+
+// readPatience is how long the reader of a pseudo-terminal has to read the last
+// that the guest wrote.
+const readPatience = 500 * time.Millisecond
+
+// waitRead waits until what was written to a terminal has been read.
+func waitRead(tty *os.File) {
+	tick := time.NewTicker(gatePoll)
+	defer tick.Stop()
+	for end := time.Now().Add(readPatience); time.Now().Before(end); <-tick.C {
+		if n, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCINQ); err != nil || n == 0 {
+			return
+		}
+	}
+}
+
+// serialStdio connects the serial port with the user's terminal, or with
+// whatever the standard streams are.
+func (b *boot) serialStdio(config *vmm.Config, table *fileTable) (<-chan struct{}, error) {
+	out, ok := b.attach.Stdout.(*os.File)
+	if !ok {
+		return nil, errors.New("the serial port's output must be a file")
+	}
+	output := table.lend(out)
+	config.Serial.Output = &output
+	if b.attach.Stdin == nil {
+		return nil, nil
+	}
+	if !isTerminal(b.attach.Stdin) {
+		input := table.lend(b.attach.Stdin)
+		config.Serial.Input = &input
+		return nil, nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("preparing the terminal: %w", err)
+	}
+	in, err := newInput(b.attach.Stdin)
+	if err != nil {
+		r.Close()
+		w.Close()
+		return nil, err
+	}
+	restore, err := makeRaw(b.attach.Stdin)
+	if err != nil {
+		in.Close()
+		r.Close()
+		w.Close()
+		return nil, err
+	}
+	input := table.add(r)
+	config.Serial.Input = &input
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		defer w.Close()
+		if copyConsole(w, in, b.note) {
+			close(quit)
+		}
+	}()
+	b.later(func() {
+		in.Cancel()
+		<-done
+		in.Close()
+		restore()
+	})
+	return quit, nil
+}
