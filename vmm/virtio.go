@@ -7,6 +7,7 @@ import (
 	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/virtio/blk"
 	"github.com/hullvm/hull/virtio/rng"
+	"github.com/hullvm/hull/virtio/vsock"
 )
 
 // virtioDevice is a device to be made.
@@ -22,10 +23,23 @@ func (m *Machine) virtioDevices() []virtioDevice {
 	for i, d := range m.cfg.Disks {
 		list = append(list, virtioDevice{fmt.Sprintf("disk %d", i), func() (virtio.Device, error) { return m.disk(d) }})
 	}
+	if v := m.cfg.Vsock; v != nil {
+		list = append(list, virtioDevice{"vsock", func() (virtio.Device, error) { return m.vsock(v) }})
+	}
 	if m.cfg.RNG {
 		list = append(list, virtioDevice{"entropy device", func() (virtio.Device, error) { return rng.New(nil), nil }})
 	}
 	return list
+}
+
+// vsock makes the socket device, whose host end listens until Close.
+func (m *Machine) vsock(cfg *Vsock) (virtio.Device, error) {
+	d, err := vsock.New(vsock.Config{GuestCID: cfg.CID, Path: cfg.Path})
+	if err != nil {
+		return nil, err
+	}
+	m.closing(d.Close)
+	return d, nil
 }
 
 // disk opens the files of a disk, which Close closes.

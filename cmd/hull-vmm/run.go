@@ -86,8 +86,8 @@ func runConfigured(configFD int, c *control) (vmm.Result, error) {
 			orphaned = nil
 		case <-m.Done():
 			// The kernel gives back memory, KVM and files when the process
-			// ends; only what has a name must be closed by hand.
-
+			// ends, faster than Close would. What has a name is removed by
+			// the engine, or was, above.
 			return m.Wait(), nil
 		}
 	}
