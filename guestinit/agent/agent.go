@@ -15,8 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hullvm/hull/guestinit/cgroup"
 	"github.com/hullvm/hull/guestinit/proto"
 )
@@ -53,20 +51,26 @@ type Root interface {
 	Unmount() error
 }
 
-// killTimeout bounds the wait for killed processes to end.
-const killTimeout = 10 * time.Second
+const (
+	// killTimeout bounds the wait for killed processes to end.
+	killTimeout = 10 * time.Second
+	// answerTimeout bounds the wait for the last answers to be sent.
+	answerTimeout = time.Second
+)
 
 // Agent is an agent at work.
 type Agent struct {
 	opts    Options
 	streams *streams
 	table   *table
-	stop    chan struct{} // closed when the guest is to end
-	once    sync.Once     // closes stop
+	stop    chan struct{}  // closed when the guest is to end
+	once    sync.Once      // closes stop
+	answers sync.WaitGroup // answers that wait for the end of a process
 
-	mu    sync.Mutex
-	conns map[*control]struct{}
-	main  *container // nil before the start request
+	mu     sync.Mutex
+	conns  map[*control]struct{}
+	main   *container // nil before the start request
+	ending bool       // no more answers are begun
 }
 
 // container is what the main process lives in. Agent.mu guards its fields while it is started.
@@ -149,11 +153,24 @@ func (a *Agent) end() {
 		p = c.process
 	}
 	a.mu.Unlock()
+	a.table.killAll()
 	if p != nil {
-		_ = p.signal(int(unix.SIGKILL))
 		<-p.done // it clears
 	} else if c != nil {
 		a.clear(c)
+	}
+	// Who waits for the end of a process is told of it before the goodbye.
+	a.mu.Lock()
+	a.ending = true
+	a.mu.Unlock()
+	told := make(chan struct{})
+	go func() {
+		a.answers.Wait()
+		close(told)
+	}()
+	select {
+	case <-told:
+	case <-time.After(answerTimeout):
 	}
 	a.mu.Lock()
 	conns := make([]*control, 0, len(a.conns))

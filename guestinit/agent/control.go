@@ -122,6 +122,19 @@ func (a *Agent) launch(c *control, id uint64, start func() (*process, error)) {
 		return
 	}
 	c.send(proto.Message{Type: proto.TypeStarted, ID: id, Started: &proto.Started{Process: p.name, PID: p.pid, Time: boottime()}})
+	a.tell(c, id, p)
+}
+
+// tell answers a request when the process has ended.
+func (a *Agent) tell(c *control, id uint64, p *process) {
+	a.mu.Lock()
+	if a.ending {
+		a.mu.Unlock()
+		return
+	}
+	a.answers.Add(1)
+	a.mu.Unlock()
+	defer a.answers.Done()
 	<-p.done
 	c.send(proto.Message{Type: proto.TypeExited, ID: id, Exited: &p.exit})
 }
@@ -165,6 +178,5 @@ func (a *Agent) wait(c *control, id uint64, w *proto.Wait) {
 		c.fail(id, err)
 		return
 	}
-	<-p.done
-	c.send(proto.Message{Type: proto.TypeExited, ID: id, Exited: &p.exit})
+	a.tell(c, id, p)
 }

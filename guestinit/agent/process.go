@@ -136,6 +136,15 @@ func (t *table) end(p *process) {
 	}
 }
 
+// killAll kills all listed processes that run.
+func (t *table) killAll() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.byPID {
+		_ = p.signal(int(unix.SIGKILL))
+	}
+}
+
 // reap waits for children for ever: our own, and as PID 1 everybody's orphans.
 func (t *table) reap() {
 	for {
