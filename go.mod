@@ -28,7 +28,6 @@ tool (
 	github.com/u-root/u-root/cmds/core/head
 	github.com/u-root/u-root/cmds/core/hexdump
 	github.com/u-root/u-root/cmds/core/hostname
-	github.com/u-root/u-root/cmds/core/id
 	github.com/u-root/u-root/cmds/core/ip
 	github.com/u-root/u-root/cmds/core/kill
 	github.com/u-root/u-root/cmds/core/ln

@@ -3,6 +3,8 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 	"github.com/google/renameio/v2"
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
@@ -22,12 +23,13 @@ import (
 	"github.com/u-root/mkuimage/uimage"
 	"github.com/u-root/mkuimage/uimage/initramfs"
 	"github.com/u-root/uio/llog"
+
+	"github.com/hullvm/hull/images/layerdisk"
 )
 
 const (
-	urootModule   = "github.com/u-root/u-root"
-	ownCommands   = "github.com/hullvm/hull/images/mkguest/cmds/"
-	urootMaxBytes = 256 << 20
+	urootModule = "github.com/u-root/u-root"
+	ownCommands = "github.com/hullvm/hull/images/mkguest/cmds/"
 )
 
 // uroot builds the built-in image. Its commands are u-root's, as far as go.mod
@@ -129,6 +131,15 @@ func dir(name string, mode int64) file        { return file{name + "/", mode, ta
 func symlink(name, target string) file        { return file{name, 0o777, tar.TypeSymlink, target} }
 func regular(name, text string, m int64) file { return file{name, m, tar.TypeReg, text} }
 
+// greeting is what "make run" shows: a script that tells where it runs.
+const greeting = `echo "Hello from a container in a microVM of hull."
+read -r _ memory _ < /proc/meminfo
+echo "  kernel:     $(uname -s) $(uname -r), all its own"
+echo "  hostname:   $(hostname)"
+echo "  processors: $(grep -c ^processor /proc/cpuinfo)"
+echo "  memory:     $((memory / 1024)) MiB"
+`
+
 // systemFiles are what programs expect of a root filesystem.
 func systemFiles(version string) []file {
 	const passwd = "root:x:0:0:root:/root:/bin/sh\n" +
@@ -142,6 +153,7 @@ func systemFiles(version string) []file {
 		dir("bin", 0o755),
 		dir("dev", 0o755),
 		dir("etc", 0o755),
+		regular("etc/greeting", greeting, 0o644),
 		regular("etc/group", group, 0o644),
 		regular("etc/hostname", "uroot\n", 0o644),
 		regular("etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n", 0o644),
@@ -205,7 +217,8 @@ func writeExt4(path string, layer []byte) error {
 		return err
 	}
 	defer f.Cleanup()
-	if err := tar2ext4.Convert(bytes.NewReader(layer), f, tar2ext4.MaximumDiskSize(urootMaxBytes)); err != nil {
+	err = layerdisk.Build(context.Background(), bytes.NewReader(layer), f.File, sha256.Sum256(layer), layerdisk.Limits{}.WithDefaults())
+	if err != nil {
 		return fmt.Errorf("making a disk of the layer: %w", err)
 	}
 	return f.CloseAtomicallyReplace()
