@@ -3,8 +3,6 @@ package images
 import (
 	"cmp"
 	"fmt"
-	"net"
-	"regexp"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -17,16 +15,6 @@ const (
 	defaultTag       = "latest"
 	legacyDomain     = "index.docker.io" // an older name of docker.io
 	maxRepositoryLen = 255               // distribution/reference: NameTotalLengthMax, domain included
-)
-
-// The grammar of github.com/distribution/reference: a path of lower-case
-// components, a tag of at most 128 characters.
-var (
-	pathPattern   = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagPattern    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
-	domainPattern = regexp.MustCompile(`^(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])(?:\.(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9]))*(?::[0-9]{1,5})?$`)
-	ipv6Pattern   = regexp.MustCompile(`^\[([0-9a-fA-F:]+)\](?::[0-9]{1,5})?$`)
-	idPattern     = regexp.MustCompile(`^(?:sha256:)?[0-9a-f]{64}$`)
 )
 
 // Reference is an image name in full: registry, repository, and a tag or a
@@ -48,7 +36,7 @@ func ParseReference(s string) (Reference, error) {
 	if s == "" {
 		return fail("it is empty")
 	}
-	if idPattern.MatchString(s) {
+	if id := strings.TrimPrefix(s, "sha256:"); len(id) == 64 && isHex(id) {
 		return fail("this is an image ID, not a name")
 	}
 	var r Reference
@@ -65,7 +53,7 @@ func ParseReference(s string) (Reference, error) {
 	}
 	// What follows the domain has no colon but that of the tag.
 	if path, tag, found := strings.Cut(rest, ":"); found {
-		if !tagPattern.MatchString(tag) {
+		if !validTag(tag) {
 			return fail("a tag has 1 to 128 letters, digits, '_', '.' or '-' and does not start with '.' or '-'")
 		}
 		r.Tag, rest = tag, path
@@ -74,7 +62,7 @@ func ParseReference(s string) (Reference, error) {
 	switch {
 	case rest != strings.ToLower(rest):
 		return fail("the repository must be in lower case")
-	case !pathPattern.MatchString(rest):
+	case !validPath(rest):
 		return fail("a repository is made of lower-case letters and digits with single separators '/', '.', '_', '__' or '-' between them")
 	case r.Domain != "" && !validDomain(r.Domain):
 		return fail("the registry is not a host name or address with an optional port")
@@ -98,13 +86,6 @@ func ParseReference(s string) (Reference, error) {
 // docker does: by a dot, a colon, an upper-case letter, or the name localhost.
 func isDomain(first string) bool {
 	return strings.ContainsAny(first, ".:") || first == "localhost" || first != strings.ToLower(first)
-}
-
-func validDomain(d string) bool {
-	if m := ipv6Pattern.FindStringSubmatch(d); m != nil {
-		return net.ParseIP(m[1]) != nil
-	}
-	return domainPattern.MatchString(d)
 }
 
 // Repository is the name without tag and digest, as "docker.io/library/debian".

@@ -46,7 +46,7 @@ func TestParseReferenceRefuses(t *testing.T) {
 		"", " ", "Debian", "debian:", "debian:12:13", "debian@", "debian@sha256:12", "debian@md5:0123", "debian@" + someDigest + "0",
 		"-debian", "debian-", "a//b", "/a", "a/", "a___b", "a..b", "a._b", "ghcr.io/Org/app", "ghcr.io/", ":tag", "@" + someDigest,
 		"debian:.tag", "debian:-tag", "debian:" + strings.Repeat("x", 129), strings.Repeat("a", 256), "localhost:port/app", "localhost:123456/app",
-		"[::1/app", "[::g]:5000/app", "-x.io/app", "a b", "a\x00b", "../etc", "a/../b", "http://x.io/app", "x.io:5000:1/a", someDigest, strings.TrimPrefix(someDigest, "sha256:"), "é",
+		"[::1/app", "[::g]:5000/app", "-x.io/app", "a b", "a\x00b", "../etc", "a/../b", "http://x.io/app", "\x10.io/app", "x.io:5000:1/a", someDigest, strings.TrimPrefix(someDigest, "sha256:"), "é",
 	} {
 		if r, err := ParseReference(in); !errors.Is(err, ErrReference) {
 			t.Errorf("%q: %+v, %v", in, r, err)
@@ -73,7 +73,8 @@ func FuzzParseReference(f *testing.F) {
 				t.Fatalf("%q became %+v, which is written %q and read back as %+v, %v", s, r, again, back, err)
 			}
 		}
-		if strings.ContainsAny(r.String(), " \t\n\x00%?#\\") || strings.Contains(r.Path, "..") {
+		odd := func(c rune) bool { return c <= ' ' || c >= 0x7f || strings.ContainsRune("%?#\\\"<>^`{|}&=+$,;", c) }
+		if strings.ContainsFunc(r.String(), odd) || strings.Contains(r.Path, "..") {
 			t.Fatalf("%q is not fit for a URL: %q", s, r)
 		}
 	})
