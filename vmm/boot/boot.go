@@ -10,7 +10,8 @@
 //     or, asked for by name, a flat binary (flat.go);
 //  2. the initial RAM disk (initrd.go) and the command line (cmdline.go);
 //  3. the description of the machine: ACPI tables (acpi.go, dsdt.go), or an
-//     Intel MP table and kernel parameters (mptable.go);
+//     Intel MP table and kernel parameters (mptable.go), and the few bytes of
+//     firmware that a guest may still run (firmware.go);
 //  4. what the protocol hands over: the zero page with the memory map and a
 //     random seed (bootparams.go), or PVH's start info;
 //  5. page tables and descriptors (paging.go, segments.go), and the registers
@@ -162,6 +163,9 @@ func (l *loader) load() error {
 		return err
 	}
 	if err := l.loadInitrd(); err != nil {
+		return err
+	}
+	if err := l.writeFirmware(); err != nil {
 		return err
 	}
 	rsdp, err := l.writePlatform()

@@ -13,7 +13,8 @@ import (
 //	    0x37000 ‥ 0x9fbff      free for small test guests
 //	    0x9fc00 ‥ 0xfffff      reserved in the memory map, as on a PC:
 //	    0xe0000 ‥ 0xeffff        ACPI tables
-//	    0xf0000 ‥ 0xfffff        MP table
+//	    0xf0000 ‥ 0xfefff        MP table
+//	    0xff000 ‥ 0xfffff        all there is of firmware
 //	   0x100000 ‥ 0xbfffffff   kernel, from 16 MiB as a rule; initrd at the end
 //	 0xc0000000 ‥ 0xffffffff   no RAM: devices
 //	0x100000000 ‥              the rest of RAM
@@ -58,7 +59,12 @@ const (
 	// chapter 4: the BIOS ROM from 0xf0000 to 0xfffff). The configuration
 	// table follows it.
 	MPTable    = 0xf_0000
-	MPTableEnd = 0x10_0000
+	MPTableEnd = 0xf_f000
+	// Firmware is the last page below 1 MiB. All there is in it is
+	// ResetVector, F000:FFF0, where real-mode code jumps that wants the machine
+	// to start over.
+	Firmware    = 0xf_f000
+	ResetVector = 0xf_fff0
 	// HighMemory is where RAM goes on after the hole that a PC has for
 	// adapters and firmware. Kernels belong there.
 	HighMemory = 0x10_0000
@@ -158,6 +164,7 @@ func (l *loader) claimFixed() error {
 		{PageTables, (2 + MaxPageDirectories) * memory.PageSize, "the first page tables"},
 		{ACPITables, ACPITablesEnd - ACPITables, "ACPI tables"},
 		{MPTable, MPTableEnd - MPTable, "the MP table"},
+		{Firmware, HighMemory - Firmware, "the firmware's reset vector"},
 	} {
 		if err := l.used.add(c.start, c.size, c.what); err != nil {
 			return fmt.Errorf("boot: %w", err)
