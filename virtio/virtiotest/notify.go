@@ -1,8 +1,10 @@
 package virtiotest
 
 import (
+	"runtime"
 	"slices"
 	"testing"
+	"time"
 )
 
 // testInterruptSuppression: avail.flags without EVENT_IDX, used_event with it (2.7.7.2).
@@ -83,8 +85,11 @@ func (s Suite) testNotificationSuppression(d *Driver, t *testing.T) {
 			}
 		}
 		r.Quiesce()
-		if features&EventIdx == 0 && r.NoNotify() {
-			t.Error("an idle device does not want to be notified")
+		// The doorbell's last ring may still have it look once more.
+		for end := time.Now().Add(Patience); features&EventIdx == 0 && r.NoNotify(); runtime.Gosched() {
+			if time.Now().After(end) {
+				t.Fatal("an idle device does not want to be notified")
+			}
 		}
 		if features&EventIdx != 0 {
 			if got, want := r.AvailEvent(), r.availIdx; got != want {
