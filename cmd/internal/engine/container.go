@@ -20,7 +20,7 @@ type Container struct {
 	record *Record
 	lock   *lockFile
 	disks  []images.Disk
-	unhold func() // lets go of the image
+	unhold func() // lets go of the image; may be called again
 }
 
 // ErrPlatformMismatch says that an image is for other machines.
@@ -57,7 +57,7 @@ func (e *Engine) Create(ctx context.Context, name string, c Config) (_ *Containe
 		State: State{Status: StatusStarting},
 	}
 	r.Config.Labels = mergeLabels(image.Config.Config.Labels, c.Labels)
-	if r.State.Supervisor, err = processRef(os.Getpid()); err != nil {
+	if r.State.Supervisor, err = ProcessOf(os.Getpid()); err != nil {
 		return nil, fmt.Errorf("finding out about this process: %w", err)
 	}
 	if _, err := buildSpec(r); err != nil { // what is wrong with it is told before anything exists

@@ -51,6 +51,7 @@ func (r *run) launch(files *bundle.Files) (*vmProcess, error) {
 		table.close()
 		return nil, err
 	}
+	r.unhold() // the layers are open, and the record says that they are in use
 	r.line.Mark(timeline.Prepared, monotonic())
 	vm, err := startVM(vmSpec{
 		program: files.VMM,
@@ -62,7 +63,7 @@ func (r *run) launch(files *bundle.Files) (*vmProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	ref, err := processRef(vm.process.Pid)
+	ref, err := ProcessOf(vm.process.Pid)
 	if err == nil {
 		err = r.save(func(s *State) { s.VM = ref })
 	}

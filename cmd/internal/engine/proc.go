@@ -17,8 +17,8 @@ type ProcessRef struct {
 	Start uint64 `json:"start"` // clock ticks after boot, field 22 of /proc/PID/stat
 }
 
-// processRef names the process that has this PID now.
-func processRef(pid int) (ProcessRef, error) {
+// ProcessOf names the process that has this PID now.
+func ProcessOf(pid int) (ProcessRef, error) {
 	start, err := startTime(pid)
 	if err != nil {
 		return ProcessRef{}, err

@@ -182,3 +182,12 @@ func SplitHost(entry string) (name string, address netip.Addr, err error) {
 	}
 	return name, address, nil
 }
+
+// Command is what the container runs, in one line; "" when there is nothing.
+func (r *Record) Command() string {
+	args, err := command(&r.Config, &r.ImageConfig)
+	if err != nil {
+		return ""
+	}
+	return strings.Join(args, " ")
+}

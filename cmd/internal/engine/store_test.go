@@ -278,7 +278,7 @@ func TestParseStartTime(t *testing.T) {
 			t.Errorf("%q has a start time", bad)
 		}
 	}
-	self, err := processRef(os.Getpid())
+	self, err := ProcessOf(os.Getpid())
 	if err != nil || !self.Alive() {
 		t.Errorf("this process: %+v, %v", self, err)
 	}

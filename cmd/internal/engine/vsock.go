@@ -119,3 +119,13 @@ func acceptAgent(ctx context.Context, l *net.UnixListener) (*proto.Client, error
 	}
 	return proto.Dial(ctx, conn, nil)
 }
+
+// CheckRunDir tells whether the runtime directory's path leaves room for the
+// names of sockets in it.
+func CheckRunDir(dir string) error {
+	longest := hostSocket((&store{dirs: Dirs{Run: dir}}).runDir(newID())+"/"+socketName, proto.PortControl)
+	if len(longest) > maxSocketPath {
+		return fmt.Errorf("runtime directory %s: its path is %d characters too long for sockets; choose a shorter one with $HULL_RUN_DIR", dir, len(longest)-maxSocketPath)
+	}
+	return nil
+}

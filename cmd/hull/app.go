@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/term"
+
+	"github.com/hullvm/hull/cmd/internal/engine"
+	"github.com/hullvm/hull/cmd/internal/engine/timeline"
+	"github.com/hullvm/hull/kvm"
+)
+
+// app is what the commands share: the process's surroundings, and the engine
+// once one of them needs it.
+type app struct {
+	stdin          *os.File
+	stdout, stderr *os.File
+	getenv         func(string) string
+	line           *timeline.Timeline // begins with the process
+
+	opened *engine.Engine
+}
+
+func newApp() *app {
+	return &app{
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		getenv: os.Getenv,
+		line:   startTimeline(),
+	}
+}
+
+// engine opens the engine on this user's directories.
+func (a *app) engine() (*engine.Engine, error) {
+	if a.opened == nil {
+		dirs, err := engine.Directories(a.getenv, os.Geteuid())
+		if err != nil {
+			return nil, err
+		}
+		a.opened = engine.New(engine.Options{Dirs: dirs, Probe: probe})
+	}
+	return a.opened, nil
+}
+
+func (a *app) close() {
+	if a.opened != nil {
+		_ = a.opened.Close() // all that matters has been written and synced
+	}
+}
+
+// probe tells whether this host's KVM can boot Linux.
+func probe() error {
+	info, err := kvm.Probe()
+	if err != nil {
+		return err
+	}
+	return info.Require()
+}
+
+// isTerminal tells whether f is a terminal.
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// color tells whether what is written to f may have colours: on terminals, unless
+// the user said no (https://no-color.org).
+func (a *app) color(f *os.File) bool {
+	return isTerminal(f) && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
+}
+
+// width is the width of the terminal f in characters, or a usual one.
+func width(f *os.File) int {
+	if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
+		return w
+	}
+	return 80
+}
+
+// say writes a line for people, on standard error.
+func (a *app) say(format string, args ...any) {
+	fmt.Fprintf(a.stderr, format+"\n", args...)
+}
+
+// interactive is where progress may be drawn: f if it is a terminal, else nil.
+func interactive(f *os.File) io.Writer {
+	if isTerminal(f) {
+		return f
+	}
+	return nil
+}

@@ -1,0 +1,287 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/cmd/internal/engine"
+)
+
+// runFlags are the flags of `hull run` as they were given.
+type runFlags struct {
+	interactive, terminal   bool
+	remove                  bool
+	name, cidFile           string
+	env, envFiles           []string
+	workdir, user, hostname string
+	entrypoint              string
+	labels, labelFiles      []string
+	memory, cpus            string
+	readOnly, tmpfsRoot     bool
+	tmpfs                   []string
+	capAdd, capDrop         []string
+	ulimits, addHosts       []string
+	stopSignal              string
+	pull                    string
+	quiet, sigProxy         bool
+	kernel, initrd, append  string
+	bootTimeout             time.Duration
+	timing                  string
+}
+
+// Policies of --pull.
+const (
+	pullAlways  = "always"
+	pullMissing = "missing"
+	pullNever   = "never"
+)
+
+// timingText is what --timing is without a file name.
+const timingText = "-"
+
+func (f *runFlags) register(flags *pflag.FlagSet) {
+	flags.SortFlags = true
+	// -h is the hostname here, as docker has it.
+	flags.Bool("help", false, "Show this help")
+	flags.BoolVarP(&f.interactive, "interactive", "i", false, "Keep the container's standard input open")
+	flags.BoolVarP(&f.terminal, "tty", "t", false, "Give the container a terminal")
+	flags.BoolVar(&f.remove, "rm", false, "Remove the container when it ends")
+	flags.StringVar(&f.name, "name", "", "Name of the container")
+	flags.StringVar(&f.cidFile, "cidfile", "", "Write the container's ID to this `file`, which must not exist")
+	flags.StringArrayVarP(&f.env, "env", "e", nil, "Set an environment `variable`: NAME=value, or NAME for this environment's value")
+	flags.StringArrayVar(&f.envFiles, "env-file", nil, "Read environment variables from a `file`")
+	flags.StringVarP(&f.workdir, "workdir", "w", "", "Working `directory` in the container")
+	flags.StringVarP(&f.user, "user", "u", "", "`User` name or ID, with :group if wanted")
+	flags.StringVarP(&f.hostname, "hostname", "h", "", "`Name` of the container's host")
+	flags.StringVar(&f.entrypoint, "entrypoint", "", "`Program` to run instead of the image's entrypoint; \"\" for none")
+	flags.StringArrayVarP(&f.labels, "label", "l", nil, "Set a `label`: KEY or KEY=value")
+	flags.StringArrayVar(&f.labelFiles, "label-file", nil, "Read labels from a `file`")
+	flags.StringVarP(&f.memory, "memory", "m", "512m", "Memory of the VM, a ceiling: `bytes`, or with k, m, g")
+	flags.StringVar(&f.cpus, "cpus", "1", "`Number` of CPUs; a fraction limits the time on the last one")
+	flags.BoolVar(&f.readOnly, "read-only", false, "Make the container's root filesystem read-only")
+	flags.BoolVar(&f.tmpfsRoot, "tmpfs-root", false, "Keep what the container writes in memory")
+	flags.StringArrayVar(&f.tmpfs, "tmpfs", nil, "Mount a tmpfs: `path`[:options]")
+	flags.StringArrayVar(&f.capAdd, "cap-add", nil, "Add a Linux `capability`")
+	flags.StringArrayVar(&f.capDrop, "cap-drop", nil, "Drop a Linux `capability`")
+	flags.StringArrayVar(&f.ulimits, "ulimit", nil, "Set a resource `limit`: name=soft[:hard]")
+	flags.StringArrayVar(&f.addHosts, "add-host", nil, "Add a line to /etc/hosts: `name:address`")
+	flags.StringVar(&f.stopSignal, "stop-signal", "", "`Signal` that asks the container to stop")
+	flags.StringVar(&f.pull, "pull", pullMissing, "Pull the image before running: always, missing or never")
+	flags.BoolVarP(&f.quiet, "quiet", "q", false, "Do not show the progress of a pull")
+	flags.BoolVar(&f.sigProxy, "sig-proxy", true, "Pass signals on to the container")
+	flags.Bool("init", false, "Reap orphans in the container; always so, accepted for docker's sake")
+	flags.StringVar(&f.kernel, "kernel", "", "Boot this kernel `file` instead of the built-in one")
+	flags.StringVar(&f.initrd, "initrd", "", "Unpack this initramfs `file` before hull's own")
+	flags.StringVar(&f.append, "append", "", "Add `words` to the kernel command line")
+	flags.DurationVar(&f.bootTimeout, "boot-timeout", engine.DefaultBootTimeout, "How long the VM may take to boot")
+	flags.StringVar(&f.timing, "timing", "", "Show where the time of the start goes; --timing=`FILE`.svg draws it as well")
+	flags.Lookup("timing").NoOptDefVal = timingText
+}
+
+// config makes the engine's configuration of the flags and arguments.
+func (f *runFlags) config(cmd *cobra.Command, image string, args []string) (engine.Config, error) {
+	c := engine.Config{
+		Image: image, Args: args,
+		WorkingDir: f.workdir, User: f.user, Hostname: f.hostname, ExtraHosts: f.addHosts,
+		Terminal: f.terminal, OpenStdin: f.interactive, AutoRemove: f.remove,
+		ReadOnly: f.readOnly, TmpfsRoot: f.tmpfsRoot, CapAdd: f.capAdd, CapDrop: f.capDrop,
+		Kernel: f.kernel, Initrd: f.initrd, Append: f.append, BootTimeout: f.bootTimeout,
+	}
+	if cmd.Flags().Changed("entrypoint") {
+		c.Entrypoint = []string{f.entrypoint}
+	}
+	if f.bootTimeout <= 0 {
+		return c, fmt.Errorf("--boot-timeout %v: must be positive", f.bootTimeout)
+	}
+	if !slices.Contains([]string{pullAlways, pullMissing, pullNever}, f.pull) {
+		return c, fmt.Errorf("--pull %q: must be always, missing or never", f.pull)
+	}
+	var err error
+	if c.Memory, err = parseMemory(f.memory); err != nil {
+		return c, fmt.Errorf("--memory: %w", err)
+	}
+	if c.CPUs, err = parseCPUs(f.cpus); err != nil {
+		return c, fmt.Errorf("--cpus: %w", err)
+	}
+	if c.Env, err = f.environment(); err != nil {
+		return c, err
+	}
+	if c.Labels, err = f.allLabels(); err != nil {
+		return c, err
+	}
+	if c.Tmpfs, err = parseTmpfs(f.tmpfs); err != nil {
+		return c, err
+	}
+	if c.Ulimits, err = parseUlimits(f.ulimits); err != nil {
+		return c, err
+	}
+	for _, entry := range f.addHosts {
+		if _, _, err := engine.SplitHost(entry); err != nil {
+			return c, err
+		}
+	}
+	if f.stopSignal != "" {
+		if _, err := parseSignal(f.stopSignal); err != nil {
+			return c, fmt.Errorf("--stop-signal: %w", err)
+		}
+		c.StopSignal = f.stopSignal
+	}
+	if f.name != "" {
+		return c, engine.CheckName(f.name)
+	}
+	return c, nil
+}
+
+// environment reads --env-file and -e; the latter wins.
+func (f *runFlags) environment() ([]string, error) {
+	var env []string
+	for _, path := range f.envFiles {
+		entries, err := readEnvFile(path, os.LookupEnv)
+		if err != nil {
+			return nil, fmt.Errorf("--env-file: %w", err)
+		}
+		env = append(env, entries...)
+	}
+	for _, given := range f.env {
+		entry, err := engine.ResolveEnv(given, os.LookupEnv)
+		if err != nil {
+			return nil, err
+		}
+		env = append(env, entry)
+	}
+	return env, nil
+}
+
+func readEnvFile(path string, lookup func(string) (string, bool)) ([]string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	env, err := engine.ParseEnvFile(file, lookup)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return env, nil
+}
+
+// allLabels reads --label-file and --label; the latter wins.
+func (f *runFlags) allLabels() (map[string]string, error) {
+	var entries []string
+	for _, path := range f.labelFiles {
+		// A bare KEY is a label without a value, and not a variable to look up.
+		read, err := readEnvFile(path, func(string) (string, bool) { return "", true })
+		if err != nil {
+			return nil, fmt.Errorf("--label-file: %w", err)
+		}
+		entries = append(entries, read...)
+	}
+	entries = append(entries, f.labels...)
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	labels := make(map[string]string)
+	for _, entry := range entries {
+		key, value, _ := strings.Cut(entry, "=")
+		if key == "" {
+			return nil, fmt.Errorf("invalid label %q: it has no key", entry)
+		}
+		labels[key] = value
+	}
+	return labels, nil
+}
+
+// parseMemory reads an amount of memory in docker's units.
+func parseMemory(s string) (uint64, error) {
+	n, err := units.RAMInBytes(s)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not an amount of memory such as 512m or 2g", s)
+	}
+	if n <= 0 {
+		return 0, fmt.Errorf("%q: must be more than nothing", s)
+	}
+	return uint64(n), nil
+}
+
+func parseCPUs(s string) (float64, error) {
+	cpus, err := strconv.ParseFloat(s, 64)
+	if err != nil || math.IsInf(cpus, 0) {
+		return 0, fmt.Errorf("%q is not a number of CPUs such as 2 or 1.5", s)
+	}
+	return cpus, engine.CheckCPUs(cpus)
+}
+
+func parseTmpfs(entries []string) (map[string]string, error) {
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	mounts := make(map[string]string)
+	for _, entry := range entries {
+		path, options, _ := strings.Cut(entry, ":")
+		if _, twice := mounts[path]; twice {
+			return nil, fmt.Errorf("duplicate mount point: %s", path)
+		}
+		mounts[path] = options
+	}
+	return mounts, nil
+}
+
+func parseUlimits(entries []string) ([]engine.Ulimit, error) {
+	var limits []engine.Ulimit
+	for _, entry := range entries {
+		u, err := units.ParseUlimit(entry)
+		if err != nil {
+			return nil, fmt.Errorf("--ulimit %q: %w", entry, err)
+		}
+		// -1 is "no limit", which the kernel writes as all ones.
+		limits = append(limits, engine.Ulimit{Name: u.Name, Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
+	}
+	return limits, nil
+}
+
+var errSignal = errors.New("invalid signal")
+
+// parseSignal reads a signal's name, with or without SIG, or its number.
+func parseSignal(s string) (unix.Signal, error) {
+	if n, err := strconv.Atoi(s); err == nil {
+		if n < 1 || n > 64 {
+			return 0, fmt.Errorf("%w: %s", errSignal, s)
+		}
+		return unix.Signal(n), nil
+	}
+	name := strings.ToUpper(s)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if n := unix.SignalNum(name); n != 0 {
+		return n, nil
+	}
+	for base, n := range map[string]int{"SIGRTMIN": 34, "SIGRTMAX": 64} {
+		rest, ok := strings.CutPrefix(name, base)
+		if !ok {
+			continue
+		}
+		offset := 0
+		if rest != "" {
+			var err error
+			if offset, err = strconv.Atoi(rest); err != nil {
+				break
+			}
+		}
+		if n += offset; n >= 34 && n <= 64 {
+			return unix.Signal(n), nil
+		}
+	}
+	return 0, fmt.Errorf("%w: %s", errSignal, s)
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/hullvm/hull/cmd/internal/engine"
+)
+
+func newPS(a *app) *cobra.Command {
+	var all, quiet, noTrunc bool
+	var format string
+	var filters []string
+	cmd := &cobra.Command{
+		Use:   "ps [OPTIONS]",
+		Short: "List containers",
+		Long:  "List running containers, with --all also those that have ended.",
+		Example: `  hull ps -a
+  hull ps -aq --filter name=web
+  hull ps --format '{{.ID}}: {{.Command}}'`,
+		Args: exactArgs(0),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			match, anyState, err := containerFilter(filters)
+			if err != nil {
+				return err
+			}
+			e, err := a.engine()
+			if err != nil {
+				return err
+			}
+			records, err := e.List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			var rows []row
+			for _, r := range records {
+				if (all || anyState || r.State.Status == engine.StatusRunning) && match(r) {
+					rows = append(rows, containerRow(r, noTrunc, time.Now()))
+				}
+			}
+			if quiet {
+				for _, r := range rows {
+					fmt.Fprintln(a.stdout, r["ID"])
+				}
+				return nil
+			}
+			return writeFormat(a.stdout, format, containerColumns(), rows)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&all, "all", "a", false, "Show all containers, not only running ones")
+	f.BoolVarP(&quiet, "quiet", "q", false, "Show IDs only")
+	f.BoolVar(&noTrunc, "no-trunc", false, "Do not shorten what is shown")
+	f.StringVar(&format, "format", "", "\"table\", \"json\" or a Go `template`")
+	f.StringArrayVarP(&filters, "filter", "f", nil, "Show those that fit only: name=, id=, status=, label=, ancestor=, exited=")
+	return cmd
+}
+
+func containerColumns() []column {
+	return []column{
+		{"CONTAINER ID", "ID"}, {"IMAGE", "Image"}, {"COMMAND", "Command"}, {"CREATED", "RunningFor"},
+		{"STATUS", "Status"}, {"PORTS", "Ports"}, {"NAMES", "Names"},
+	}
+}
+
+// commandLength is how much of a command docker shows.
+const commandLength = 20
+
+func containerRow(r *engine.Record, noTrunc bool, now time.Time) row {
+	id, command := engine.ShortID(r.ID), r.Command()
+	if noTrunc {
+		id = r.ID
+	} else if runes := []rune(command); len(runes) > commandLength {
+		command = string(runes[:commandLength-1]) + "…"
+	}
+	image := r.Config.Image
+	if image == "" {
+		image = "<unknown>"
+	}
+	var labels []string
+	for key, value := range r.Config.Labels {
+		labels = append(labels, key+"="+value)
+	}
+	return row{
+		"ID": id, "Image": image, "Command": strconv.Quote(command), "Names": r.Name, "Ports": "",
+		"CreatedAt": r.Created.Format("2006-01-02 15:04:05 -0700 MST"), "RunningFor": ago(now, r.Created),
+		"Status": containerStatus(r.State, now), "State": string(r.State.Status), "Labels": strings.Join(labels, ","),
+	}
+}
+
+func ago(now, then time.Time) string { return units.HumanDuration(now.Sub(then)) + " ago" }
+
+// containerStatus says in docker's words what a container does.
+func containerStatus(s engine.State, now time.Time) string {
+	switch s.Status {
+	case engine.StatusRunning:
+		return "Up " + units.HumanDuration(now.Sub(s.Started))
+	case engine.StatusExited:
+		return fmt.Sprintf("Exited (%d) %s", s.ExitCode, ago(now, s.Finished))
+	case engine.StatusDead:
+		return "Dead"
+	}
+	return "Created"
+}
+
+// containerFilter makes one test of all --filter flags: those with the same key
+// are alternatives. anyState tells that the filter is about states, so that ended
+// containers count.
+func containerFilter(filters []string) (match func(*engine.Record) bool, anyState bool, err error) {
+	tests := map[string]func(*engine.Record, string) bool{
+		"name": func(r *engine.Record, v string) bool { return strings.Contains(r.Name, v) },
+		"id":   func(r *engine.Record, v string) bool { return strings.HasPrefix(r.ID, v) },
+		"status": func(r *engine.Record, v string) bool {
+			return string(r.State.Status) == v || r.State.Status == engine.StatusStarting && v == string(engine.StatusCreated)
+		},
+		"ancestor": func(r *engine.Record, v string) bool {
+			return familiar(r.Config.Image) == familiar(v) || strings.HasPrefix(strings.TrimPrefix(r.ImageID, "sha256:"), strings.TrimPrefix(v, "sha256:"))
+		},
+		"exited": func(r *engine.Record, v string) bool {
+			return r.State.Status == engine.StatusExited && strconv.Itoa(r.State.ExitCode) == v
+		},
+		"label": func(r *engine.Record, v string) bool {
+			key, want, hasValue := strings.Cut(v, "=")
+			got, ok := r.Config.Labels[key]
+			return ok && (!hasValue || got == want)
+		},
+	}
+	wanted := make(map[string][]string)
+	for _, f := range filters {
+		key, value, ok := strings.Cut(f, "=")
+		if !ok || tests[key] == nil {
+			return nil, false, fmt.Errorf("invalid filter %q: known are name=, id=, status=, label=, ancestor= and exited=", f)
+		}
+		wanted[key] = append(wanted[key], value)
+	}
+	return func(r *engine.Record) bool {
+		for key, values := range wanted {
+			fits := false
+			for _, v := range values {
+				fits = fits || tests[key](r, v)
+			}
+			if !fits {
+				return false
+			}
+		}
+		return true
+	}, wanted["status"] != nil || wanted["exited"] != nil, nil
+}

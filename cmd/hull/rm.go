@@ -1,0 +1,58 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hullvm/hull/cmd/internal/engine"
+)
+
+func newRemove(a *app) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "rm [OPTIONS] CONTAINER [CONTAINER...]",
+		Short: "Remove containers",
+		Long:  "Remove containers that have ended, with what they have written. --force ends running ones first.",
+		Example: `  hull rm web
+  hull rm -f $(hull ps -aq)`,
+		Args:              minArgs(1),
+		ValidArgsFunction: completeContainers(a),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			e, err := a.engine()
+			if err != nil {
+				return err
+			}
+			return each(a, cmd, args, func(ref string) error {
+				err := e.Remove(cmd.Context(), ref, force)
+				if force && errors.Is(err, engine.ErrNoContainer) {
+					a.say("%s: %v", cmd.CommandPath(), err) // docker does not count that as a failure
+					return nil
+				}
+				if err == nil {
+					fmt.Fprintln(a.stdout, ref)
+				}
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Kill the container if it runs")
+	return cmd
+}
+
+// each does something with every argument; errors are told as they come and make
+// the command fail in the end.
+func each(a *app, cmd *cobra.Command, args []string, do func(string) error) error {
+	failed := false
+	for _, arg := range args {
+		if err := do(arg); err != nil {
+			fmt.Fprintf(a.stderr, "%s: %s\n", cmd.CommandPath(), message(err))
+			failed = true
+		}
+	}
+	if failed {
+		return &statusError{status: statusFailed}
+	}
+	return nil
+}

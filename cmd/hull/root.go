@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// Exit statuses of failed commands, as docker's.
+const (
+	statusFailed = 1   // the command could not do what it should
+	statusUsage  = 125 // a flag was wrong; for run and boot: hull itself failed
+)
+
+// statusError is an error with an exit status of its own. With a nil err
+// nothing is printed: all has been said.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (e *statusError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.status)
+	}
+	return e.err.Error()
+}
+
+func (e *statusError) Unwrap() error { return e.err }
+
+// usageError is an error about flags or arguments, with a hint where to read on.
+type usageError struct {
+	command string
+	err     error
+}
+
+func (e *usageError) Error() string {
+	return fmt.Sprintf("%v\nSee '%s --help'.", e.err, e.command)
+}
+
+func (e *usageError) Unwrap() error { return e.err }
+
+// newRoot puts the commands together.
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "hull",
+		Short: "Containers in microVMs",
+		Long: `hull runs containers in microVMs: each has its own kernel, and starts like a
+container. Verbs, flags, output and exit codes are docker's.`,
+		Example: `  hull run --rm uroot uname -r     a container of the built-in image
+  hull run --rm -it debian bash    one from a registry
+  hull boot                        a bare VM on this terminal
+  hull doctor                      what this host lets hull do`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		Version:           versionString(),
+		Args:              cobra.ArbitraryArgs,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return &usageError{"hull", fmt.Errorf("%q is not a hull command", args[0])}
+			}
+			return cmd.Help()
+		},
+	}
+	root.SetVersionTemplate("hull version {{.Version}}\n")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &statusError{statusUsage, &usageError{cmd.CommandPath(), err}}
+	})
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.AddGroup(
+		&cobra.Group{ID: groupContainers, Title: "Containers:"},
+		&cobra.Group{ID: groupImages, Title: "Images:"},
+		&cobra.Group{ID: groupHost, Title: "This host:"},
+	)
+	for group, commands := range map[string][]*cobra.Command{
+		groupContainers: {newRun(a), newPS(a), newKill(a), newRemove(a)},
+		groupImages:     {newImages(a), newPull(a), newLoad(a), newImport(a), newRemoveImage(a)},
+		groupHost:       {newBoot(a), newDoctor(a), newVersion(a), newCompletion(a)},
+	} {
+		for _, c := range commands {
+			c.GroupID = group
+			c.DisableFlagsInUseLine = true
+			root.AddCommand(c)
+		}
+	}
+	root.SetHelpCommandGroupID(groupHost)
+	return root
+}
+
+const (
+	groupContainers = "containers"
+	groupImages     = "images"
+	groupHost       = "host"
+)
+
+// run executes a command line and returns the exit status.
+func run(a *app, args []string) int {
+	defer a.close()
+	root := newRoot(a)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteC()
+	if err == nil {
+		return 0
+	}
+	status := statusFailed
+	var withStatus *statusError
+	if errors.As(err, &withStatus) {
+		status = withStatus.status
+		if withStatus.err == nil {
+			return status
+		}
+	}
+	fmt.Fprintf(a.stderr, "%s: %s\n", cmd.CommandPath(), message(err))
+	return status
+}
+
+// message is an error's text, on lines that a terminal can show.
+func message(err error) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f {
+			return '�' // names in it may come from a hostile image or guest
+		}
+		return r
+	}, err.Error())
+}
+
+// exactArgs is cobra's rule of that name, and minArgs that of MinimumNArgs, with
+// docker's words.
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return wrongArgs(cmd, "exactly", n)
+	}
+}
+
+func minArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= n {
+			return nil
+		}
+		return wrongArgs(cmd, "at least", n)
+	}
+}
+
+func maxArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) <= n {
+			return nil
+		}
+		return wrongArgs(cmd, "at most", n)
+	}
+}
+
+func wrongArgs(cmd *cobra.Command, how string, n int) error {
+	plural := "s"
+	if n == 1 {
+		plural = ""
+	}
+	err := fmt.Errorf("%q requires %s %d argument%s", cmd.CommandPath(), how, n, plural)
+	if n == 0 {
+		err = fmt.Errorf("%q accepts no arguments", cmd.CommandPath())
+	}
+	return &usageError{cmd.CommandPath(), err}
+}
+
+// interruptible is the context of a command that an interrupt ends: it cleans up
+// and fails.
+func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	ctx := cmd.Context()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	return signal.NotifyContext(ctx, os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+}
