@@ -110,6 +110,7 @@ func (m *mux) packetOf(c *conn, h *header, data *virtio.Buffers) {
 	// There may be room now for what the host program has sent.
 	if c.state == stateOpen {
 		c.asked = c.asked && c.credit() == 0
+		m.checkStall(c)
 		m.wake1(c)
 	}
 }
