@@ -288,6 +288,9 @@ func changeHealthcheck(c *v1.Config, s string) error {
 		default:
 			return errors.New("it must be NONE or CMD with a command")
 		}
+		if err == nil && (check.Interval < 0 || check.Timeout < 0 || check.StartPeriod < 0 || check.Retries < 0) {
+			err = errors.New("it is negative")
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", option, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -127,7 +128,12 @@ func (b *builder) recall() {
 		l.record.Blob, l.record.BlobSize, l.record.MediaType = archive.Blob, archive.BlobSize, archive.MediaType
 		l.buried = buried
 		same, ok := b.o.known.chains[l.chainID]
-		if !ok || same.Disk != "" && !b.o.s.hasDisk(same.Disk, same.DiskSize) {
+		if !ok {
+			continue
+		}
+		if same.Disk != "" && !b.o.s.hasDisk(same.Disk, same.DiskSize) {
+			// Whatever happened to it, it is made again.
+			os.Remove(b.o.s.diskPath(same.Disk))
 			continue
 		}
 		l.record.Disk, l.record.DiskSize, l.record.Flat = same.Disk, same.DiskSize, same.Flat

@@ -107,11 +107,11 @@ func checkStatus(r *http.Response, codes ...int) error {
 		return nil
 	}
 	r.Body.Close()
-	return explain(err, r)
+	return explain(r.Request.Context(), err, r)
 }
 
-// explain gives errors of the registry client their kind.
-func explain(err error, r *http.Response) error {
+// explain gives errors of the registry client their kind. r may be nil.
+func explain(ctx context.Context, err error, r *http.Response) error {
 	var status *transport.Error
 	if errors.As(err, &status) {
 		e := &statusError{err: status}
@@ -122,8 +122,9 @@ func explain(err error, r *http.Response) error {
 		}
 		return e
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
+	// Not errors.Is(err, context.DeadlineExceeded): that is so for every timeout of a connection.
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	return fmt.Errorf("%w: %w", err, ErrRegistry)
 }

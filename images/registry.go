@@ -56,7 +56,7 @@ func (s *Store) connect(ctx context.Context, ref Reference, opts PullOptions) (*
 		var err error
 		authenticated, err = transport.NewWithContext(ctx, registry, auth, base, []string{repository.Scope(transport.PullScope)})
 		if err != nil {
-			return explain(err, nil)
+			return explain(ctx, err, nil)
 		}
 		return nil
 	})
@@ -78,12 +78,12 @@ func (s *Store) connect(ctx context.Context, ref Reference, opts PullOptions) (*
 }
 
 // errStalled: nothing came for too long.
-var errStalled = fmt.Errorf("the connection is silent: %w", ErrRegistry)
+var errStalled = errors.New("the connection is silent")
 
 // get sends a request. The body ends with an error when the connection is
 // silent for too long.
-func (c *registryClient) get(ctx context.Context, path string, header http.Header, codes ...int) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (c *registryClient) get(parent context.Context, path string, header http.Header, codes ...int) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(parent)
 	watchdog := time.AfterFunc(c.net.idle, func() { cancel(errStalled) })
 	stop := func() {
 		watchdog.Stop()
@@ -99,13 +99,13 @@ func (c *registryClient) get(ctx context.Context, path string, header http.Heade
 	if err == nil {
 		err = checkStatus(resp, codes...)
 	} else {
-		err = explain(causeOf(ctx, err), nil)
+		err = explain(parent, causeOf(ctx, err), nil)
 	}
 	if err != nil {
 		stop()
 		return nil, err
 	}
-	resp.Body = &watchedBody{resp.Body, ctx, watchdog, c.net.idle, stop}
+	resp.Body = &watchedBody{resp.Body, parent, ctx, watchdog, c.net.idle, stop}
 	return resp, nil
 }
 
@@ -120,6 +120,7 @@ func causeOf(ctx context.Context, err error) error {
 // watchedBody is a body whose reader is not left waiting forever.
 type watchedBody struct {
 	body     io.ReadCloser
+	parent   context.Context
 	ctx      context.Context
 	watchdog *time.Timer
 	idle     time.Duration
@@ -130,7 +131,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	b.watchdog.Reset(b.idle)
 	n, err := b.body.Read(p)
 	if err != nil && err != io.EOF {
-		err = explain(causeOf(b.ctx, err), nil)
+		err = explain(b.parent, causeOf(b.ctx, err), nil)
 	}
 	return n, err
 }

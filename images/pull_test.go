@@ -1,0 +1,712 @@
+package images
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// nobody is a keychain without credentials, so that tests do not read those of whoever runs them.
+var nobody = PullOptions{Keychain: authn.NewMultiKeychain()}
+
+// testRegistry is a registry on this host. wrap, which may be nil, stands between it and its clients.
+type testRegistry struct {
+	*httptest.Server
+	host string
+	wrap atomic.Pointer[func(http.ResponseWriter, *http.Request, http.Handler)]
+}
+
+func newRegistry(t testing.TB) *testRegistry {
+	t.Helper()
+	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	r := &testRegistry{}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if wrap := r.wrap.Load(); wrap != nil {
+			(*wrap)(w, req, inner)
+			return
+		}
+		inner.ServeHTTP(w, req)
+	}))
+	t.Cleanup(r.Close)
+	r.host = strings.TrimPrefix(r.URL, "http://")
+	return r
+}
+
+func (r *testRegistry) intercept(wrap func(http.ResponseWriter, *http.Request, http.Handler)) {
+	r.wrap.Store(&wrap)
+}
+
+// push puts an image into the registry and returns its name there.
+func (r *testRegistry) push(t testing.TB, repo string, img v1.Image) string {
+	t.Helper()
+	ref, err := name.ParseReference(r.host + "/" + repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, img); err != nil {
+		t.Fatal(err)
+	}
+	return ref.String()
+}
+
+func mustPull(t testing.TB, s *Store, ref string) *Image {
+	t.Helper()
+	img, _, err := s.Pull(t.Context(), ref, nobody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func isBlob(r *http.Request, d v1.Hash) bool {
+	return strings.HasSuffix(r.URL.Path, "/blobs/"+d.String())
+}
+
+func TestPull(t *testing.T) {
+	reg := newRegistry(t)
+	img := testImage(t)
+	ref := reg.push(t, "team/app:1", img)
+	s := newStore(t)
+	var rec recorder
+	opts := nobody
+	opts.Progress = &rec
+	got, upToDate, err := s.Pull(t.Context(), ref, opts)
+	if err != nil || upToDate {
+		t.Fatalf("%v, %v", upToDate, err)
+	}
+	want, _ := img.ConfigName()
+	digest, _ := img.Digest()
+	if got.ID != want || got.Manifest != digest || len(got.Disks) != 3 || got.References[0].String() != ref || got.Digests[0].Digest != digest.String() {
+		t.Errorf("image %+v", got)
+	}
+	checkImage(t, got)
+	if g := garbage(t, s); g != nil {
+		t.Errorf("left behind: %q", g)
+	}
+	layers, _ := img.Layers()
+	for _, l := range layers {
+		d, _ := l.Digest()
+		if p := rec.phases()[d.Hex]; !slices.Equal(p, []Phase{PhaseWaiting, PhaseDownloading, PhaseVerifying, PhaseConverting, PhaseDone}) {
+			t.Errorf("phases of %s: %v", d, p)
+		}
+	}
+	// Again, by tag and by digest.
+	for _, again := range []string{ref, fmt.Sprintf("%s/team/app@%s", reg.host, digest)} {
+		before := files(t, s)
+		if _, upToDate, err := s.Pull(t.Context(), again, nobody); err != nil || !upToDate {
+			t.Errorf("pull %s again: up to date %v, %v", again, upToDate, err)
+		}
+		if after := files(t, s); !slices.Equal(before, after) {
+			t.Errorf("files\n%q\nbecame\n%q", before, after)
+		}
+	}
+	// The tag moves; the old image stays without a name.
+	reg.push(t, "team/app:1", makeImage(t, "new", layerTar(t, "new=1")))
+	if moved := mustPull(t, s, ref); moved.ID == got.ID {
+		t.Error("the old image was pulled")
+	}
+	old, err := s.Get(t.Context(), got.ID.String())
+	if err != nil || len(old.References) != 0 || len(old.Digests) != 1 {
+		t.Errorf("the old image: %+v, %v", old, err)
+	}
+}
+
+// TestPullByDigest gives the image no tag.
+func TestPullByDigest(t *testing.T) {
+	reg := newRegistry(t)
+	img := testImage(t)
+	reg.push(t, "app:1", img)
+	digest, _ := img.Digest()
+	s := newStore(t)
+	got := mustPull(t, s, reg.host+"/app:other@"+digest.String())
+	if len(got.References) != 0 || len(got.Digests) != 1 {
+		t.Errorf("image %+v", got)
+	}
+	if _, err := s.Get(t.Context(), reg.host+"/app@"+digest.String()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPullSharedLayers: a layer that came with an archive is not downloaded,
+// though the registry has it compressed otherwise.
+func TestPullSharedLayers(t *testing.T) {
+	reg := newRegistry(t)
+	img := testImage(t)
+	ref := reg.push(t, "app", img)
+	s := newStore(t)
+	loaded := mustLoad(t, s, dockerArchive(t, "loaded", makeImage(t, "other", layersOf(t, img)[:2]...)))[0]
+	reg.intercept(func(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+		layers, _ := img.Layers()
+		for _, l := range layers[:2] {
+			if d, _ := l.Digest(); isBlob(r, d) {
+				http.Error(w, "not to be asked for", http.StatusTeapot)
+				return
+			}
+		}
+		inner.ServeHTTP(w, r)
+	})
+	got := mustPull(t, s, ref)
+	if !slices.Equal(got.Disks[:2], loaded.Disks) {
+		t.Errorf("disks %v and %v", got.Disks, loaded.Disks)
+	}
+	if g := garbage(t, s); g != nil {
+		t.Errorf("left behind: %q", g)
+	}
+}
+
+// layersOf returns the uncompressed layers of an image.
+func layersOf(t testing.TB, img v1.Image) (all [][]byte) {
+	t.Helper()
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range layers {
+		r, err := l.Uncompressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b)
+	}
+	return all
+}
+
+func TestPullPlatforms(t *testing.T) {
+	reg := newRegistry(t)
+	arm := mutate.MediaType(makeImage(t, "arm", layerTar(t, "b=1")), types.OCIManifestSchema1)
+	c, _ := arm.ConfigFile()
+	c = c.DeepCopy()
+	c.Architecture = "arm64"
+	arm, err := mutate.ConfigFile(arm, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.DockerManifestList),
+		mutate.IndexAddendum{Add: arm, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}}},
+		mutate.IndexAddendum{Add: testImage(t), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}},
+	)
+	ref, err := name.ParseReference(reg.host + "/multi")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.WriteIndex(ref, index); err != nil {
+		t.Fatal(err)
+	}
+	top, _ := index.Digest()
+	s := newStore(t)
+	got := mustPull(t, s, ref.String())
+	if got.Config.Architecture != "amd64" || got.Digests[0].Digest != top.String() {
+		t.Errorf("image %+v", got)
+	}
+	opts := nobody
+	opts.Platform = "linux/arm64"
+	if got, _, err := s.Pull(t.Context(), ref.String(), opts); err != nil || got.Config.Architecture != "arm64" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	opts.Platform = "linux/s390x"
+	if _, _, err := s.Pull(t.Context(), ref.String(), opts); !errors.Is(err, ErrPlatform) || !strings.Contains(err.Error(), "linux/arm64/v8, linux/amd64") {
+		t.Errorf("error %v", err)
+	}
+	// An image that is not in an index, for another platform.
+	only := reg.push(t, "only-arm", arm)
+	if _, _, err := s.Pull(t.Context(), only, nobody); !errors.Is(err, ErrPlatform) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestPullResumes: the connection breaks in the middle of a layer, again and
+// again; each request asks for the rest.
+func TestPullResumes(t *testing.T) {
+	reg := newRegistry(t)
+	big := layerTar(t, "big="+noise(500_000))
+	img := makeImage(t, "x", big)
+	ref := reg.push(t, "app", img)
+	layers, _ := img.Layers()
+	digest, _ := layers[0].Digest()
+	size, _ := layers[0].Size()
+	compressed := blobOf(t, layers[0])
+	var mu sync.Mutex
+	var ranges []string
+	reg.intercept(func(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+		if !isBlob(r, digest) {
+			inner.ServeHTTP(w, r)
+			return
+		}
+		mu.Lock()
+		ranges = append(ranges, r.Header.Get("Range"))
+		mu.Unlock()
+		var from int64
+		status := http.StatusOK
+		if n, _ := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from); n == 1 {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, size-1, size))
+			status = http.StatusPartialContent
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(size-from))
+		w.WriteHeader(status)
+		w.Write(compressed[from:min(from+100_000, size)])
+	})
+	s := newStore(t)
+	var rec recorder
+	opts := nobody
+	opts.Progress = &rec
+	got, _, err := s.Pull(t.Context(), ref, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkImage(t, got)
+	if len(ranges) < 3 || ranges[0] != "" || !strings.HasPrefix(ranges[1], "bytes=") || ranges[1] == ranges[2] || !rec.has(PhaseRetrying) {
+		t.Errorf("ranges %q, progress %v", ranges, rec.phases())
+	}
+	if g := garbage(t, s); g != nil {
+		t.Errorf("left behind: %q", g)
+	}
+}
+
+func blobOf(t testing.TB, l v1.Layer) []byte {
+	t.Helper()
+	r, err := l.Compressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// noise is data that compresses to about half.
+func noise(n int) string {
+	b := make([]byte, n)
+	x := uint64(1)
+	for i := range b {
+		x = x*6364136223846793005 + 1442695040888963407
+		b[i] = 'a' + byte(x>>60) // nothing that layerTar takes for something else
+	}
+	return string(b)
+}
+
+// TestPullResumesNextTime: a pull that fails keeps what it has, and the next
+// one asks for the rest only, even in another process. What was kept may be wrong.
+func TestPullResumesNextTime(t *testing.T) {
+	reg := newRegistry(t)
+	img := makeImage(t, "x", layerTar(t, "small=1"), layerTar(t, "big="+noise(500_000)))
+	ref := reg.push(t, "app", img)
+	layers, _ := img.Layers()
+	small, _ := layers[0].Digest()
+	digest, _ := layers[1].Digest()
+	size, _ := layers[1].Size()
+	compressed := blobOf(t, layers[1])
+	var broken atomic.Bool
+	var asked atomic.Value
+	asked.Store("")
+	smallDone := make(chan struct{})
+	reg.intercept(func(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+		switch {
+		case isBlob(r, digest) && broken.Load():
+			<-smallDone // so that the other layer is complete when this one fails
+			w.Header().Set("Content-Length", fmt.Sprint(size))
+			w.Write(compressed[:200_000])
+			w.(http.Flusher).Flush()
+			broken.Store(false)
+			panic(http.ErrAbortHandler)
+		case isBlob(r, digest):
+			asked.Store(r.Header.Get("Range"))
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(compressed))
+		case isBlob(r, small):
+			inner.ServeHTTP(w, r)
+		default:
+			inner.ServeHTTP(w, r)
+		}
+	})
+	dir := t.TempDir()
+	for _, spoil := range []bool{false, true} {
+		s := openStore(t, dir)
+		s.net.attempts = 1
+		broken.Store(true)
+		done := sync.OnceFunc(func() { close(smallDone) })
+		opts := nobody
+		opts.Progress = ProgressFunc(func(e Event) {
+			if e.ID == small.Hex && (e.Phase == PhaseVerifying || e.Phase == PhaseExists) {
+				done()
+			}
+		})
+		if _, _, err := s.Pull(t.Context(), ref, opts); !errors.Is(err, ErrRegistry) {
+			t.Fatalf("error %v", err)
+		}
+		partial := filepath.Join(dir, "images", "partial", digest.Hex+partialSuffix)
+		info, err := os.Stat(partial)
+		if err != nil || info.Size() != 200_000 {
+			t.Fatalf("%v, %v", info, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "images", "partial", small.Hex)); err != nil {
+			t.Error(err)
+		}
+		if spoil {
+			if err := os.WriteFile(partial, make([]byte, 200_000), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s = openStore(t, dir)
+		img := mustPull(t, s, ref)
+		checkImage(t, img)
+		want := "bytes=200000-"
+		if spoil {
+			want = "" // it started over
+		}
+		if asked.Load() != want {
+			t.Errorf("asked for %q instead of %q", asked.Load(), want)
+		}
+		if g := garbage(t, s); g != nil {
+			t.Errorf("left behind: %q", g)
+		}
+		if _, err := s.Remove(t.Context(), ref, RemoveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		smallDone = make(chan struct{})
+	}
+}
+
+// TestPullFromBadRegistries: each ends in a clear error, nothing is stored.
+func TestPullFromBadRegistries(t *testing.T) {
+	img := makeImage(t, "x", layerTar(t, "big="+noise(100_000)))
+	layers, _ := img.Layers()
+	digest, _ := layers[0].Digest()
+	compressed := blobOf(t, layers[0])
+	config, _ := img.ConfigName()
+	manifest, _ := img.RawManifest()
+	onBlob := func(d v1.Hash, answer func(w http.ResponseWriter, r *http.Request)) func(http.ResponseWriter, *http.Request, http.Handler) {
+		return func(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+			if isBlob(r, d) {
+				answer(w, r)
+				return
+			}
+			inner.ServeHTTP(w, r)
+		}
+	}
+	onManifest := func(answer func(w http.ResponseWriter)) func(http.ResponseWriter, *http.Request, http.Handler) {
+		return func(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+			if strings.Contains(r.URL.Path, "/manifests/") {
+				answer(w)
+				return
+			}
+			inner.ServeHTTP(w, r)
+		}
+	}
+	wrong := bytes.Clone(compressed)
+	wrong[len(wrong)/2] ^= 1
+	for name, c := range map[string]struct {
+		wrap func(http.ResponseWriter, *http.Request, http.Handler)
+		want string
+		is   error
+	}{
+		"wrong bytes":  {onBlob(digest, func(w http.ResponseWriter, r *http.Request) { w.Write(wrong) }), "digest sha256:", ErrDigest},
+		"too short":    {onBlob(digest, func(w http.ResponseWriter, r *http.Request) { sized(w, compressed[:50_000]) }), "announced instead of", ErrDigest},
+		"too long":     {onBlob(digest, func(w http.ResponseWriter, r *http.Request) { sized(w, append(bytes.Clone(compressed), "more"...)) }), "announced instead of", ErrDigest},
+		"endless":      {onBlob(digest, func(w http.ResponseWriter, r *http.Request) { endless(w, compressed) }), "more than the", ErrDigest},
+		"stops midway": {onBlob(digest, func(w http.ResponseWriter, r *http.Request) { cut(w, compressed, 0) }), "", ErrRegistry},
+		"empty":        {onBlob(digest, func(w http.ResponseWriter, r *http.Request) { w.(http.Flusher).Flush() }), "", ErrRegistry},
+		"silent":       {onBlob(digest, func(w http.ResponseWriter, r *http.Request) { w.(http.Flusher).Flush(); <-r.Context().Done() }), "silent", ErrRegistry},
+		"no answer":    {onBlob(digest, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), "", ErrRegistry},
+		"wrong range": {onBlob(digest, func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Range") == "" {
+				cut(w, compressed, 50_000)
+			}
+			w.Header().Set("Content-Range", "bytes 0-99/100")
+			w.WriteHeader(http.StatusPartialContent)
+		}), "range", ErrDigest},
+		"blob is gone":        {onBlob(digest, func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }), "", ErrNoSuchImage},
+		"blob is denied":      {onBlob(digest, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusForbidden) }), "", ErrDenied},
+		"server error":        {onBlob(digest, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusInternalServerError) }), "500", ErrRegistry},
+		"wrong configuration": {onBlob(config, func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("{}")) }), "instead of", ErrDigest},
+		"endless config":      {onBlob(config, func(w http.ResponseWriter, r *http.Request) { endless(w, compressed) }), "instead of", ErrDigest},
+		"redirected away": {onBlob(digest, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://192.0.2.1/blob", http.StatusTemporaryRedirect)
+		}), "plain HTTP to 192.0.2.1", ErrRegistry},
+		"redirected in circles": {onBlob(digest, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
+		}), "redirects", ErrRegistry},
+		"no manifest":        {onManifest(func(w http.ResponseWriter) { http.Error(w, "", http.StatusNotFound) }), "", ErrNoSuchImage},
+		"endless manifest":   {onManifest(func(w http.ResponseWriter) { endless(w, manifest) }), "manifest", ErrLimit},
+		"rubbish manifest":   {onManifest(func(w http.ResponseWriter) { io.WriteString(w, "<html>") }), "manifest", ErrManifest},
+		"lying manifest":     {onManifest(func(w http.ResponseWriter) { w.Header().Set("Docker-Content-Digest", someDigest); w.Write(manifest) }), "instead of " + someDigest, ErrDigest},
+		"unknown media type": {onManifest(func(w http.ResponseWriter) { io.WriteString(w, `{"schemaVersion":2,"mediaType":"application/x"}`) }), "application/x", ErrUnsupported},
+		"index in itself": {func(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+			if !strings.Contains(r.URL.Path, "/manifests/") {
+				inner.ServeHTTP(w, r)
+				return
+			}
+			w.Write(indexTower(strings.TrimPrefix(filepath.Base(r.URL.Path), "latest")))
+		}, "indexes in each other", ErrLimit},
+		"ping fails": {func(w http.ResponseWriter, r *http.Request, _ http.Handler) { http.Error(w, "", http.StatusBadGateway) }, "502", ErrRegistry},
+		"huge layer": {onManifest(func(w http.ResponseWriter) {
+			w.Write(bytes.ReplaceAll(manifest, fmt.Appendf(nil, `"size":%d`, len(compressed)), []byte(`"size":9000000000000000000`)))
+		}), "at most", ErrLimit},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			reg := newRegistry(t)
+			ref := reg.push(t, "app", img)
+			reg.intercept(c.wrap)
+			s := newStore(t)
+			s.net.idle = 200 * time.Millisecond
+			s.net.attempts = 2
+			_, _, err := s.Pull(t.Context(), ref, nobody)
+			if !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v; want one with %q that is %q", err, c.want, c.is)
+			}
+			for _, f := range files(t, s) {
+				if !strings.HasPrefix(f, "images/partial/") || errors.Is(err, ErrDigest) {
+					t.Errorf("left behind: %q", f)
+				}
+			}
+			// The registry is mended, and the store is none the worse.
+			reg.wrap.Store(nil)
+			checkImage(t, mustPull(t, s, ref))
+			if g := garbage(t, s); g != nil {
+				t.Errorf("left behind: %q", g)
+			}
+		})
+	}
+}
+
+// sized announces how much it answers.
+func sized(w http.ResponseWriter, b []byte) {
+	w.Header().Set("Content-Length", fmt.Sprint(len(b)))
+	w.Write(b)
+}
+
+// endless answers with more and more.
+func endless(w http.ResponseWriter, b []byte) {
+	for {
+		if _, err := w.Write(b); err != nil {
+			return
+		}
+	}
+}
+
+// cut announces all of b and breaks the connection after n bytes.
+func cut(w http.ResponseWriter, b []byte, n int) {
+	w.Header().Set("Content-Length", fmt.Sprint(len(b)))
+	w.Write(b[:n])
+	w.(http.Flusher).Flush()
+	panic(http.ErrAbortHandler)
+}
+
+// indexTower is an index that leads to the next one, whose digest must be right.
+func indexTower(digest string) []byte {
+	floor := []byte(`{"schemaVersion":2,"manifests":[]}`)
+	for range maxIndexDepth + 2 {
+		x := fmt.Appendf(nil, `{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}]}`, types.OCIImageIndex, hashOf(floor), len(floor))
+		if hashOf(floor).String() == digest {
+			return floor
+		}
+		floor = x
+	}
+	return floor
+}
+
+// TestPullAuthentication: a registry that wants a password, given by the keychain.
+func TestPullAuthentication(t *testing.T) {
+	reg := newRegistry(t)
+	ref := reg.push(t, "private", testImage(t))
+	reg.intercept(func(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+		if user, password, _ := r.BasicAuth(); user != "me" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		inner.ServeHTTP(w, r)
+	})
+	s := newStore(t)
+	if _, _, err := s.Pull(t.Context(), ref, nobody); !errors.Is(err, ErrDenied) {
+		t.Errorf("error %v", err)
+	}
+	// As docker login writes it.
+	dir := t.TempDir()
+	t.Setenv("DOCKER_CONFIG", dir)
+	config := map[string]any{"auths": map[string]any{reg.host: map[string]string{"auth": "bWU6c2VjcmV0"}}}
+	b, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Pull(t.Context(), ref, PullOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPullSecurity: which connections may be unsafe.
+func TestPullSecurity(t *testing.T) {
+	seen := func(http.ResponseWriter, *http.Request) {}
+	plain := httptest.NewServer(http.HandlerFunc(seen))
+	defer plain.Close()
+	secure := httptest.NewTLSServer(http.HandlerFunc(seen))
+	defer secure.Close()
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	for _, c := range []struct {
+		registry string
+		insecure bool
+		url      string
+		ok       bool
+	}{
+		{"127.0.0.1:1", false, plain.URL, true},
+		{"localhost", false, plain.URL, true},
+		{"[::1]:1", false, plain.URL, true},
+		{"127.0.0.1:1", false, secure.URL, true},
+		{"registry.example", false, plain.URL, false},
+		{"10.0.0.1", false, plain.URL, false},
+		{"registry.example", false, secure.URL, false}, // certificate of nobody
+		{"registry.example", true, plain.URL, true},
+		{strings.TrimPrefix(secure.URL, "https://"), true, secure.URL, true},
+	} {
+		rt := newRoundTripper(c.registry, c.insecure, defaultNetwork())
+		resp, err := (&http.Client{Transport: rt}).Get(c.url)
+		if (err == nil) != c.ok {
+			t.Errorf("%+v: %v", c, err)
+		}
+		if err == nil {
+			resp.Body.Close()
+		} else if isTransient(explain(t.Context(), err, nil)) {
+			t.Errorf("%+v: would be tried again: %v", c, err)
+		}
+		rt.close()
+	}
+}
+
+// TestPullOverTLS: a registry on this host with a certificate nobody signed.
+func TestPullOverTLS(t *testing.T) {
+	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewTLSServer(inner)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "https://")
+	ref, err := name.ParseReference(host + "/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	defer transport.CloseIdleConnections()
+	if err := remote.Write(ref, testImage(t), remote.WithTransport(transport)); err != nil {
+		t.Fatal(err)
+	}
+	checkImage(t, mustPull(t, newStore(t), ref.String()))
+}
+
+func TestPullUnreachable(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	server.Close()
+	s := newStore(t)
+	if _, _, err := s.Pull(t.Context(), strings.TrimPrefix(server.URL, "http://")+"/app", nobody); !errors.Is(err, ErrRegistry) {
+		t.Errorf("error %v", err)
+	}
+	if _, _, err := s.Pull(t.Context(), "A B", nobody); !errors.Is(err, ErrReference) {
+		t.Errorf("error %v", err)
+	}
+	if left := files(t, s); left != nil {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestPullCanceled: the user gives up in the middle of a layer.
+func TestPullCanceled(t *testing.T) {
+	reg := newRegistry(t)
+	img := makeImage(t, "x", layerTar(t, "big="+noise(100_000)))
+	ref := reg.push(t, "app", img)
+	layers, _ := img.Layers()
+	digest, _ := layers[0].Digest()
+	compressed := blobOf(t, layers[0])
+	ctx, cancel := context.WithCancel(t.Context())
+	reg.intercept(func(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+		if !isBlob(r, digest) {
+			inner.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(compressed)))
+		w.Write(compressed[:50_000])
+		w.(http.Flusher).Flush()
+		cancel()
+		<-r.Context().Done()
+	})
+	s := newStore(t)
+	if _, _, err := s.Pull(ctx, ref, nobody); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	reg.wrap.Store(nil)
+	checkImage(t, mustPull(t, s, ref))
+	if g := garbage(t, s); g != nil {
+		t.Errorf("left behind: %q", g)
+	}
+}
+
+// TestPullTogether: several pulls of the same image at once, in stores of the same directory.
+func TestPullTogether(t *testing.T) {
+	reg := newRegistry(t)
+	img := makeImage(t, "x", layerTar(t, "a="+noise(200_000)), layerTar(t, "b="+noise(200_000)), layerTar(t, "c=1"))
+	ref := reg.push(t, "app", img)
+	var asked sync.Map
+	reg.intercept(func(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			n, _ := asked.LoadOrStore(r.URL.Path, new(atomic.Int32))
+			n.(*atomic.Int32).Add(1)
+		}
+		inner.ServeHTTP(w, r)
+	})
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for range 4 {
+		s := openStore(t, dir)
+		wg.Go(func() {
+			if _, _, err := s.Pull(t.Context(), ref, nobody); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	s := openStore(t, dir)
+	got, err := s.Get(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkImage(t, got)
+	if g := garbage(t, s); g != nil {
+		t.Errorf("left behind: %q", g)
+	}
+	layers, _ := img.Layers()
+	for _, l := range layers {
+		d, _ := l.Digest()
+		if n, ok := asked.Load("/v2/app/blobs/" + d.String()); !ok || n.(*atomic.Int32).Load() != 1 {
+			t.Errorf("layer %s was not fetched exactly once", d)
+		}
+	}
+}
