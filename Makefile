@@ -52,6 +52,7 @@ build/hull: $(SOURCES)
 	$(GOBUILD) -o $@ ./cmd/hull
 
 bin/hull: build/hull build/kernel/vmlinux $(PAYLOAD)
+	@mkdir -p bin
 	$(GO) run ./images/mkbundle -o $@ -program build/hull vmlinux=build/kernel/vmlinux $(PAYLOAD)
 
 bin/lab: $(SOURCES)
