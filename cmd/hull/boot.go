@@ -56,6 +56,7 @@ fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
 	f := cmd.Flags()
 	f.StringVar(&flags.kernel, "kernel", "", "Kernel `file`: bzImage or ELF; none: the built-in one")
 	f.StringVar(&flags.protocol, "protocol", "", "How to start the kernel: elf, pvh or bzimage; none: as the file is best started")
+	f.StringVar(&flags.platform, "platform", string(vmm.PlatformACPI), "How the guest learns of its machine: acpi, mptable, or none for a bare-metal guest")
 	f.StringVar(&flags.initrd, "initrd", "", "Initial filesystem `file`; none: hull's init with a shell")
 	f.StringArrayVar(&flags.disks, "disk", nil, "Raw disk image `file`[,ro]; the first is /dev/vda")
 	f.Uint32Var(&flags.cid, "vsock", 0, "Give the VM a vsock device with this `address` (CID), 3 or more")
@@ -80,11 +81,14 @@ func refuse(cmd *cobra.Command, name, what string) {
 
 func (f *bootFlags) config(cmd *cobra.Command) (engine.BootConfig, error) {
 	c := engine.BootConfig{
-		Kernel: f.kernel, Protocol: f.protocol, Initrd: f.initrd, Append: f.append,
+		Kernel: f.kernel, Protocol: f.protocol, Platform: vmm.Platform(f.platform), Initrd: f.initrd, Append: f.append,
 		CPUs: f.cpus, CID: f.cid, Serial: f.serial,
 	}
 	if !slices.Contains([]string{"", "elf", "pvh", "bzimage"}, f.protocol) {
 		return c, fmt.Errorf("--protocol %q: must be elf, pvh or bzimage", f.protocol)
+	}
+	if !slices.Contains([]vmm.Platform{vmm.PlatformACPI, vmm.PlatformMPTable, vmm.PlatformNone}, c.Platform) {
+		return c, fmt.Errorf("--platform %q: must be acpi, mptable or none", f.platform)
 	}
 	if cmd.Flags().Changed("vsock") && (f.cid < 3 || f.cid == 0xffffffff) {
 		return c, fmt.Errorf("--vsock %d: the guest's address must be 3 to 4294967294", f.cid)
@@ -111,11 +115,6 @@ func boot(a *app, cmd *cobra.Command, flags *bootFlags) (status int, err error) 
 	e, err := a.engine()
 	if err != nil {
 		return 0, err
-	}
-	if config.Kernel != "" {
-		if err := probe(); err != nil {
-			a.say("hull boot: warning: %v; other than bare-metal kernels will not come up", err)
-		}
 	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)

@@ -20,6 +20,10 @@ import (
 type BootConfig struct {
 	Kernel   string // path; "" is the built-in one
 	Protocol string // how it is started: "" finds out; else "elf", "pvh" or "bzimage"
+	// Platform says how the guest learns of its machine: "" and vmm.PlatformACPI,
+	// vmm.PlatformMPTable, or vmm.PlatformNone for a bare-metal guest, which is
+	// given nothing but itself and works on any KVM.
+	Platform vmm.Platform
 	Initrd   string // path; "" is hull's own init, with a root disk for its shell
 	Disks    []BootDisk
 	CID      uint32 // address on a vsock device; 0: none
@@ -65,7 +69,7 @@ func (e *Engine) Boot(ctx context.Context, c BootConfig, a Attach, note func(str
 		cancel(nil)
 		relay.wait()
 	}()
-	if c.Kernel == "" && e.probe != nil {
+	if c.Platform != vmm.PlatformNone && e.probe != nil {
 		if err := e.probe(); err != nil {
 			return BootEnd{}, err
 		}
@@ -78,6 +82,9 @@ func (e *Engine) Boot(ctx context.Context, c BootConfig, a Attach, note func(str
 func (c *BootConfig) check() error {
 	if c.CPUs < 1 || c.CPUs > vmm.MaxCPUs {
 		return fmt.Errorf("%d CPUs: must be 1 to %d", c.CPUs, vmm.MaxCPUs)
+	}
+	if c.Platform == vmm.PlatformNone && c.Kernel == "" {
+		return errors.New("a bare-metal guest needs a kernel file")
 	}
 	if c.Memory%pageSize != 0 {
 		return fmt.Errorf("memory of %d bytes: must be a multiple of %d", c.Memory, pageSize)
@@ -159,7 +166,7 @@ func (b *boot) run(ctx context.Context) (BootEnd, error) {
 func (b *boot) prepare(ctx context.Context, files *bundle.Files, table *fileTable) (_ vmm.Config, quit <-chan struct{}, err error) {
 	c := &b.config
 	config := vmm.Config{
-		ID: "boot", CPUs: c.CPUs, Memory: c.Memory, Protocol: c.Protocol, RNG: true,
+		ID: "boot", CPUs: c.CPUs, Memory: c.Memory, Protocol: c.Protocol, Platform: c.Platform, RNG: true,
 		CommandLine: bootCommandLine(c, b.attach.Terminal),
 	}
 	if err := b.addKernel(&config, files, table); err != nil {
@@ -176,7 +183,7 @@ func (b *boot) prepare(ctx context.Context, files *bundle.Files, table *fileTabl
 		}
 		config.Disks = append(config.Disks, vmm.Disk{ID: fmt.Sprintf("hull-disk-%d", i), ReadOnly: d.ReadOnly, File: &f})
 	}
-	if c.Initrd == "" && c.usesShell() {
+	if c.usesShell() {
 		root, err := table.open(files.Uroot, os.O_RDONLY)
 		if err != nil {
 			return vmm.Config{}, nil, fmt.Errorf("opening the built-in image: %w", err)
@@ -207,7 +214,7 @@ func (b *boot) prepare(ctx context.Context, files *bundle.Files, table *fileTabl
 
 func (b *boot) addKernel(config *vmm.Config, files *bundle.Files, table *fileTable) error {
 	c := &b.config
-	if c.Initrd == "" {
+	if c.usesShell() {
 		return guestKernel(config, c.Kernel, "", files, table)
 	}
 	kernel := c.Kernel
@@ -218,6 +225,9 @@ func (b *boot) addKernel(config *vmm.Config, files *bundle.Files, table *fileTab
 	if config.Kernel, err = table.open(kernel, os.O_RDONLY); err != nil {
 		return fmt.Errorf("opening the guest kernel: %w", err)
 	}
+	if c.Initrd == "" {
+		return nil
+	}
 	initrd, err := table.open(c.Initrd, os.O_RDONLY)
 	if err != nil {
 		return fmt.Errorf("opening the initial file system: %w", err)
@@ -227,11 +237,14 @@ func (b *boot) addKernel(config *vmm.Config, files *bundle.Files, table *fileTab
 }
 
 // usesShell tells whether hull's init is to give a shell on the built-in image.
-func (c *BootConfig) usesShell() bool { return c.Initrd == "" }
+func (c *BootConfig) usesShell() bool { return c.Initrd == "" && c.Platform != vmm.PlatformNone }
 
 // bootCommandLine is the kernel command line of a bare VM. What the user appends
 // comes last, and so wins.
 func bootCommandLine(c *BootConfig, terminal *os.File) string {
+	if c.Platform == vmm.PlatformNone {
+		return c.Append
+	}
 	words := []string{"console=ttyS0", "panic=-1"}
 	if c.Kernel == "" && c.Initrd == "" {
 		words = append(words, "quiet")
