@@ -18,6 +18,7 @@ import (
 type bootFlags struct {
 	kernel, protocol, initrd string
 	append, serial, memory   string
+	platform                 string
 	disks                    []string
 	cpus                     int
 	cid                      uint32
