@@ -36,6 +36,8 @@ var (
 	Notify []byte // writes 0, 1, 2 to MMIO+0x50
 	//go:embed spin.elf
 	Spin []byte // counts in memory and never exits
+	//go:embed idle.elf
+	Idle []byte // reports 1 and halts for good
 	//go:embed user.elf
 	User []byte // reports a rising counter from privilege level 3
 	//go:embed fault.elf
