@@ -223,7 +223,7 @@ func TestBadELF(t *testing.T) {
 func TestELFProperties(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(rt *rapid.T) {
-		const ram = 8 << 20
+		const ram = 4 << 20
 		e := testELF{}
 		want := make([]byte, ram)
 		next := uint64(HighMemory)

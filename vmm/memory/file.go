@@ -26,8 +26,7 @@ const minMapped = 16 * PageSize
 // show in pages that the guest has not written. When it is cut, touching a page
 // past its new end is a SIGBUS in this process (which Go cannot survive) or an
 // EFAULT from KVM_RUN. Files that are replaced by rename, as hull's own cache
-// and distributions do, are safe; for others use CopyFile, or
-// Options.CopyFiles.
+// and distributions do, are safe; for others use CopyFile.
 //
 // RAM on huge pages cannot be mapped over: MapFile then returns an ErrFile.
 func (m *Memory) MapFile(gpa uint64, f *os.File, off int64, n uint64) error {
@@ -71,7 +70,7 @@ func (m *Memory) LoadFile(gpa uint64, f *os.File, off int64, n uint64) error {
 		return err
 	}
 	head, body := mappable(gpa, uint64(off), n)
-	if m.opts.CopyFiles || m.opts.HugePages || body < minMapped {
+	if m.opts.HugePages || body < minMapped {
 		return m.copyFrom(gpa, f, f.Name(), off, n)
 	}
 	if _, err := m.slice(gpa, n); err != nil { // all or nothing

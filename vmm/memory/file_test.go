@@ -156,13 +156,13 @@ func TestFileErrors(t *testing.T) {
 	}
 }
 
-// TestCopiedFileMayBeCut is the reason for CopyFiles: a mapped file that is cut
+// TestCopiedFileMayBeCut is the reason for CopyFile: a mapped file that is cut
 // takes the pages away.
 func TestCopiedFileMayBeCut(t *testing.T) {
 	const n = 64 * PageSize
 	f, content := patternFile(t, n)
-	m := newMemory(t, 1<<20, Options{CopyFiles: true})
-	if err := m.LoadFile(0, f, 0, n); err != nil {
+	m := newMemory(t, 1<<20, Options{})
+	if err := m.CopyFile(0, f, 0, n); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Truncate(0); err != nil {
@@ -216,8 +216,7 @@ func TestLoadFileProperties(t *testing.T) {
 	const size = 64 * PageSize
 	f, content := patternFile(t, size+123)
 	rapid.Check(t, func(t *rapid.T) {
-		opts := Options{CopyFiles: rapid.Bool().Draw(t, "copy")}
-		m, err := New(128*PageSize, opts)
+		m, err := New(128*PageSize, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,12 +235,16 @@ func TestLoadFileProperties(t *testing.T) {
 		if rapid.Bool().Draw(t, "congruent") {
 			gpa = gpa&^(PageSize-1) | off%PageSize
 		}
-		if err := m.LoadFile(gpa, f, int64(off), n); err != nil {
+		load := m.LoadFile
+		if rapid.Bool().Draw(t, "copy") {
+			load = m.CopyFile
+		}
+		if err := load(gpa, f, int64(off), n); err != nil {
 			t.Fatal(err)
 		}
 		copy(want[gpa:], content[off:off+n])
 		if !bytes.Equal(all, want) {
-			t.Fatalf("LoadFile(%#x, %#x, %#x) is no copy", gpa, off, n)
+			t.Fatalf("%#x from %#x, length %#x, is no copy", gpa, off, n)
 		}
 	})
 }
@@ -290,15 +293,15 @@ func BenchmarkLoadFile(b *testing.B) {
 	f, _ := patternFile(b, size)
 	for _, bb := range []struct {
 		name string
-		opts Options
-	}{{"mapped", Options{}}, {"copied", Options{CopyFiles: true}}} {
+		load func(*Memory, uint64, *os.File, int64, uint64) error
+	}{{"mapped", (*Memory).LoadFile}, {"copied", (*Memory).CopyFile}} {
 		b.Run(bb.name, func(b *testing.B) {
 			for b.Loop() {
-				m, err := New(64<<20, bb.opts)
+				m, err := New(64<<20, Options{})
 				if err != nil {
 					b.Fatal(err)
 				}
-				if err := m.LoadFile(16<<20, f, 0, size); err != nil {
+				if err := bb.load(m, 16<<20, f, 0, size); err != nil {
 					b.Fatal(err)
 				}
 				if err := m.Close(); err != nil {

@@ -76,9 +76,6 @@ type Options struct {
 	HugePages bool
 	// Transparent has no effect together with HugePages.
 	Transparent THP
-	// CopyFiles makes LoadFile read files instead of mapping them: for files
-	// that somebody may write to or cut while the VM runs.
-	CopyFiles bool
 }
 
 // Region is a piece of RAM, contiguous for the guest and in the host.
