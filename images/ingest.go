@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 
@@ -29,6 +30,7 @@ type archivedLayer struct {
 	size      int64
 	mediaType types.MediaType
 	tree      *layerdisk.Tree
+	spool     *spool // may be nil
 }
 
 // parseConfig checks an image configuration that came with so many layers.
@@ -69,6 +71,7 @@ type buildingLayer struct {
 	buried  bool          // a flat layer above that the store has takes its place
 	tree    *lazyTree     // valid when ready is closed
 	ready   chan struct{} // closed when the archive is in the operation or the store
+	spool   *spool        // the uncompressed archive, until the disk is made; may be nil
 }
 
 // build returns the records of an image's layers, lowest first.
@@ -145,6 +148,7 @@ func (b *builder) recall() {
 // layer does all for one layer.
 func (b *builder) layer(ctx context.Context, i int) error {
 	l := b.layers[i]
+	defer func() { l.spool.close() }()
 	if err := b.archive(ctx, l); err != nil {
 		return err
 	}
@@ -185,7 +189,7 @@ func (b *builder) archive(ctx context.Context, l *buildingLayer) error {
 	if l.record.Blob.Hex != "" {
 		blob, diffID, report := l.record.Blob, l.diffID, l.report
 		l.tree = &lazyTree{make: func(ctx context.Context) (*layerdisk.Tree, error) {
-			a, err := b.o.scanBlob(ctx, blob, diffID, report)
+			a, err := b.o.scanBlob(ctx, blob, diffID, false, report)
 			if err != nil {
 				return nil, err
 			}
@@ -197,7 +201,7 @@ func (b *builder) archive(ctx context.Context, l *buildingLayer) error {
 	if err != nil {
 		return err
 	}
-	l.tree = &lazyTree{tree: a.tree}
+	l.tree, l.spool = &lazyTree{tree: a.tree}, a.spool
 	l.record.Blob, l.record.BlobSize, l.record.MediaType = a.blob, a.size, a.mediaType
 	return nil
 }
@@ -208,19 +212,21 @@ func (b *builder) disk(ctx context.Context, l *buildingLayer, trees []*layerdisk
 	if err != nil {
 		return err
 	}
-	var blobs []v1.Hash
-	for _, lower := range b.layers[:len(trees)] {
-		blobs = append(blobs, lower.record.Blob)
-		if lower == l {
-			break
-		}
-	}
 	name, id := "sha256-"+l.diffID.Hex+".ext4", l.diffID
 	if recipe.InContext() {
 		name, id = "chain-sha256-"+l.chainID.Hex+".ext4", l.chainID
 	}
 	l.record.Disk, l.record.Flat = name, recipe.Flat()
-	l.record.DiskSize, err = b.o.writeDisk(ctx, name, id, recipe, blobs, l.report)
+	l.record.DiskSize, err = b.o.writeDisk(ctx, name, id, recipe, func(layer int) (io.ReadCloser, error) {
+		// The layers of a recipe that needs more than one were waited for.
+		from := b.layers[layer]
+		if from == l {
+			if in := l.spool.open(); in != nil {
+				return &readAndClose{l.report.reader(withContext(ctx, in), PhaseConverting, l.spool.size), in}, nil
+			}
+		}
+		return b.o.openLayer(ctx, from.record.Blob, l.report)
+	}, l.report)
 	return err
 }
 
@@ -248,6 +254,6 @@ func (b *builder) atLeastOneDisk(ctx context.Context, records []layerRecord) ([]
 	}
 	last := &records[len(records)-1]
 	last.Disk = "sha256-" + last.DiffID.Hex + ".ext4"
-	last.DiskSize, err = b.o.writeDisk(ctx, last.Disk, last.DiffID, recipe, nil, nil)
+	last.DiskSize, err = b.o.writeDisk(ctx, last.Disk, last.DiffID, recipe, nil, nil) // nothing to open
 	return records, err
 }

@@ -57,8 +57,9 @@ func (s *Store) hasDisk(name string, size int64) bool {
 func (s *Store) unpackedLimit() int64 { return 2*s.limits.Layer.Unpacked + 64*mib }
 
 // scanBlob reads a layer's archive, checks that it is the one with this
-// diffID, and returns what is in it. The digest of the blob has been checked before.
-func (o *operation) scanBlob(ctx context.Context, blob, diffID v1.Hash, report *reporter) (*archivedLayer, error) {
+// diffID, and returns what is in it. The digest of the blob has been checked
+// before. With keep, the layer may come with a spool, which must be closed.
+func (o *operation) scanBlob(ctx context.Context, blob, diffID v1.Hash, keep bool, report *reporter) (*archivedLayer, error) {
 	if err := o.s.cpu.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
@@ -77,15 +78,22 @@ func (o *operation) scanBlob(ctx context.Context, blob, diffID v1.Hash, report *
 		return nil, err
 	}
 	defer in.Close()
+	var kept *spool
+	if keep && format == types.OCILayer {
+		kept = o.s.newSpool(info.Size())
+	}
 	sum := newHasher()
-	tree, err := o.s.scan(ctx, io.TeeReader(in, sum))
+	tree, err := o.s.scan(ctx, io.TeeReader(in, io.MultiWriter(sum, kept)))
+	if err == nil {
+		if err = sum.check(diffID, -1); err != nil {
+			err = fmt.Errorf("uncompressed layer: %w", err)
+		}
+	}
 	if err != nil {
+		kept.close()
 		return nil, err
 	}
-	if err := sum.check(diffID, -1); err != nil {
-		return nil, fmt.Errorf("uncompressed layer: %w", err)
-	}
-	return &archivedLayer{diffID: diffID, blob: blob, size: info.Size(), mediaType: format, tree: tree}, nil
+	return &archivedLayer{diffID: diffID, blob: blob, size: info.Size(), mediaType: format, tree: tree, spool: kept}, nil
 }
 
 // scan reads an uncompressed archive to its very end.
@@ -145,8 +153,8 @@ func (o *operation) compressLayer(ctx context.Context, in io.Reader, out io.Writ
 }
 
 // writeDisk makes the disk image name in layers/, unless it is there, and
-// returns its size. blobs are the layers' archives, in the order of the recipe's.
-func (o *operation) writeDisk(ctx context.Context, name string, id v1.Hash, recipe *layerdisk.Recipe, blobs []v1.Hash, report *reporter) (size int64, err error) {
+// returns its size. open opens the layers that the recipe is made of.
+func (o *operation) writeDisk(ctx context.Context, name string, id v1.Hash, recipe *layerdisk.Recipe, open func(layer int) (io.ReadCloser, error), report *reporter) (size int64, err error) {
 	final := o.s.diskPath(name)
 	if info, err := os.Stat(final); err == nil {
 		return info.Size(), nil
@@ -166,10 +174,7 @@ func (o *operation) writeDisk(ctx context.Context, name string, id v1.Hash, reci
 		return 0, err
 	}
 	defer o.s.cpu.Release(1)
-	err = recipe.Write(ctx, t.File, sumBytes(id), func(layer int) (io.ReadCloser, error) {
-		return o.openLayer(ctx, blobs[layer], report)
-	})
-	if err != nil {
+	if err := recipe.Write(ctx, t.File, sumBytes(id), open); err != nil {
 		return 0, fmt.Errorf("convert to a disk image: %w", err)
 	}
 	info, err := t.Stat()
@@ -196,6 +201,12 @@ func (o *operation) openLayer(ctx context.Context, blob v1.Hash, report *reporte
 		return nil, err
 	}
 	return &closeBoth{in, f}, nil
+}
+
+// readAndClose is a reader and the closer of what it reads from.
+type readAndClose struct {
+	io.Reader
+	io.Closer
 }
 
 // closeBoth is a reader that stands on another one.

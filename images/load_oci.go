@@ -159,7 +159,7 @@ func (o *operation) buildManifest(ctx context.Context, m *v1.Manifest, config []
 			if err := fetch(ctx, d, report); err != nil {
 				return nil, err
 			}
-			return o.scanBlob(ctx, d.Digest, diffID, report)
+			return o.scanBlob(ctx, d.Digest, diffID, true, report)
 		}})
 	}
 	return o.build(ctx, inputs)
