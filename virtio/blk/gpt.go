@@ -1,10 +1,10 @@
 package blk
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"hash/fnv"
 	"os"
 	"unicode/utf16"
 )
@@ -106,8 +106,9 @@ func fillEntry(p []byte, i int, first, last uint64) {
 
 // makeGUID derives a GUID that stays the same, in the form of a random one.
 func makeGUID(name string) (g [16]byte) {
-	sum := sha256.Sum256([]byte("hull " + name))
-	copy(g[:], sum[:])
+	h := fnv.New128a() // crypto/sha256 would add its initialisation to every VM's start
+	_, _ = h.Write([]byte("hull " + name))
+	h.Sum(g[:0])
 	g[7] = g[7]&0x0f | 0x40 // version 4, in the little-endian third field
 	g[8] = g[8]&0x3f | 0x80 // variant 1
 	return g
