@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/term"
@@ -78,12 +77,4 @@ func width(f *os.File) int {
 // say writes a line for people, on standard error.
 func (a *app) say(format string, args ...any) {
 	fmt.Fprintf(a.stderr, format+"\n", args...)
-}
-
-// interactive is where progress may be drawn: f if it is a terminal, else nil.
-func interactive(f *os.File) io.Writer {
-	if isTerminal(f) {
-		return f
-	}
-	return nil
 }

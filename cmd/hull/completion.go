@@ -51,9 +51,7 @@ func completeImages(a *app) cobra.CompletionFunc {
 		}
 		var names []cobra.Completion
 		for _, image := range all {
-			for _, name := range imageNames(image) {
-				names = append(names, name)
-			}
+			names = append(names, imageNames(image)...)
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}

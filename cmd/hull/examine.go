@@ -16,6 +16,7 @@ import (
 	"github.com/hullvm/hull/cmd/internal/engine"
 	"github.com/hullvm/hull/images/bundle"
 	"github.com/hullvm/hull/kvm"
+	"github.com/hullvm/hull/vmm"
 )
 
 // examine makes all checks, in the order in which one would mend things.
@@ -79,7 +80,7 @@ func checkKVM() finding {
 		}
 		return finding{verdictFail, subject, what, mend}
 	}
-	return finding{verdictOK, subject, fmt.Sprintf("runs unmodified kernels (%s), up to %d vCPUs", strings.Join(info.Modules, ", "), info.MaxCPUs), ""}
+	return finding{verdictOK, subject, fmt.Sprintf("runs unmodified kernels (%s), up to %d vCPUs", strings.Join(info.Modules, ", "), min(info.MaxCPUs, vmm.MaxCPUs)), ""}
 }
 
 // permissionHint says how this user gets at /dev/kvm.

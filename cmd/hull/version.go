@@ -23,19 +23,25 @@ func newVersion(a *app) *cobra.Command {
 	}
 }
 
+// version is set by the linker: -X main.version=v1.2.3.
+var version string
+
 // build says which source a program was made from, as the Go tool noted it.
 type build struct {
 	version, commit, time string
 }
 
 func readBuild() build {
-	b := build{version: "unknown", commit: "unknown", time: "unknown"}
+	b := build{version: version, commit: "unknown", time: "unknown"}
 	info, ok := debug.ReadBuildInfo()
+	if b.version == "" {
+		b.version = "unknown"
+		if ok && info.Main.Version != "" {
+			b.version = info.Main.Version
+		}
+	}
 	if !ok {
 		return b
-	}
-	if info.Main.Version != "" {
-		b.version = info.Main.Version
 	}
 	modified := ""
 	for _, s := range info.Settings {

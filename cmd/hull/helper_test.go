@@ -1,0 +1,198 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// helperPrograms are the programs that scripts can run besides hull: just one,
+// as each is a copy of this binary. Its first argument says which part it plays.
+func helperPrograms() map[string]func() {
+	return map[string]func(){"e2e": func() {
+		parts := map[string]func([]string) error{
+			"pty":      helperPTY,
+			"registry": helperRegistry,
+			"layers":   helperLayers,
+			"image":    helperImage,
+			"rootfs":   helperRootFS,
+			"smallfs":  helperSmallFS,
+			"as":       helperAs,
+			"kill":     helperKill,
+			"cut":      helperCut,
+			"listing":  helperListing,
+			"pack":     helperPack,
+			"push":     helperPush,
+			"at":       helperAt,
+			"script":   helperScript,
+		}
+		if len(os.Args) < 2 || parts[os.Args[1]] == nil {
+			fmt.Fprintln(os.Stderr, "e2e: no such part")
+			os.Exit(2)
+		}
+		if err := parts[os.Args[1]](os.Args[2:]); err != nil {
+			fmt.Fprintf(os.Stderr, "e2e %s: %v\n", os.Args[1], err)
+			os.Exit(1)
+		}
+	}}
+}
+
+func signalOf(s *os.ProcessState) syscall.Signal {
+	if status, ok := s.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return status.Signal()
+	}
+	return 0
+}
+
+// usage checks the number of arguments of a helper.
+func usage(args []string, n int, text string) error {
+	if len(args) < n {
+		return fmt.Errorf("usage: e2e %s", text)
+	}
+	return nil
+}
+
+// helperSmallFS runs a command with a file system of some bytes at DIR, which is
+// gone afterwards: smallfs BYTES DIR COMMAND...
+func helperSmallFS(args []string) error {
+	if err := usage(args, 3, "smallfs BYTES DIR COMMAND..."); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(args[1], 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", args[1], "tmpfs", 0, "mode=0700,size="+args[0]); err != nil {
+		return fmt.Errorf("mounting a small file system: %w", err)
+	}
+	defer unix.Unmount(args[1], unix.MNT_DETACH)
+	return runAs(nil, args[2:])
+}
+
+// helperAs runs a command as another user: as UID COMMAND...
+func helperAs(args []string) error {
+	if err := usage(args, 2, "as UID COMMAND..."); err != nil {
+		return err
+	}
+	uid, err := strconv.ParseUint(args[0], 10, 32)
+	if err != nil {
+		return err
+	}
+	return exitAs(runAs(&syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}, args[1:]))
+}
+
+// runAs runs a command, as another user if there is one.
+func runAs(user *syscall.Credential, args []string) error {
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
+	return cmd.Run()
+}
+
+// helperKill sends SIGKILL to the VM process of the container with this ID: its
+// first argument is the ID's short form.
+func helperKill(args []string) error {
+	if err := usage(args, 1, "kill ID"); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		line, err := os.ReadFile("/proc/" + e.Name() + "/cmdline")
+		if err != nil {
+			continue
+		}
+		if isVMProcess(string(line), args[0]) {
+			return unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	return fmt.Errorf("no VM process of container %q", args[0])
+}
+
+// isVMProcess tells whether a command line, as /proc has it, is that of the VM
+// process of a container.
+func isVMProcess(cmdline, id string) bool {
+	args := strings.Split(strings.TrimSuffix(cmdline, "\x00"), "\x00")
+	return len(args) == 2 && filepath.Base(args[0]) == "hull-vmm" && args[1] == id
+}
+
+// helperCut writes the first part of a file: cut IN OUT BYTES, or with a
+// negative number all but the last bytes.
+func helperCut(args []string) error {
+	if err := usage(args, 3, "cut IN OUT BYTES"); err != nil {
+		return err
+	}
+	data, err := os.ReadFile(args[0])
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	if n < 0 {
+		n = len(data) + n
+	}
+	return os.WriteFile(args[1], data[:min(max(n, 0), len(data))], 0o600)
+}
+
+// helperAt runs a command in whose arguments "@" stands for the first line of a
+// file, such as a registry's address: at FILE COMMAND...
+func helperAt(args []string) error {
+	if err := usage(args, 2, "at FILE COMMAND..."); err != nil {
+		return err
+	}
+	address, err := os.ReadFile(args[0])
+	if err != nil {
+		return err
+	}
+	line, _, _ := strings.Cut(string(address), "\n")
+	command := args[1:]
+	for i := range command {
+		command[i] = strings.ReplaceAll(command[i], "@", line)
+	}
+	return exitAs(runAs(nil, command))
+}
+
+// exitAs ends this process with the exit status of a command that failed.
+func exitAs(err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		os.Exit(exit.ExitCode())
+	}
+	return err
+}
+
+// helperScript runs the commands in a file, one a line, and says how those that
+// fail end; there is no shell in the lab: script FILE
+func helperScript(args []string) error {
+	if err := usage(args, 1, "script FILE"); err != nil {
+		return err
+	}
+	lines, err := os.ReadFile(args[0])
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(lines)) {
+		words := strings.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
+		if err := runAs(nil, words); err != nil {
+			fmt.Printf("%s: %v\n", words[0], err)
+		}
+	}
+	return nil
+}
