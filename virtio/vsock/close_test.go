@@ -116,24 +116,22 @@ func TestHostStopsReading(t *testing.T) {
 // TestLastBytesToHost: what the guest has sent before it closes arrives, also when the program is slow, and RST
 // answers SHUTDOWN only then.
 func TestLastBytesToHost(t *testing.T) {
-	sent := data(maxGrant+100_000, 4)
+	all := data(4<<20, 4)
 	for _, how := range []string{"shutdown", "reset", "shutdown, then reset", "driver reset", "device close"} {
 		t.Run(how, func(t *testing.T) {
 			g := newDriver(t, options{txSize: 32 << 10})
 			host, _ := g.open(g.listenHost(7), 1000, 7, plenty)
-			for b := sent; len(b) > 0; {
-				n := min(len(b), 32<<10-headerSize)
-				g.send(packet{header: header{srcPort: 1000, dstPort: 7, op: opRW, bufAlloc: plenty}, data: b[:n]})
-				b = b[n:]
+			// More than the kernel takes for the program.
+			sent := all[:0]
+			for held := 0; held < 100_000; {
+				next := all[len(sent):min(len(sent)+32<<10-headerSize, len(all))]
+				g.send(packet{header: header{srcPort: 1000, dstPort: 7, op: opRW, bufAlloc: plenty}, data: next})
+				sent = all[:len(sent)+len(next)]
+				g.Rings[txQueue].Quiesce()
+				g.setConn(7, 1000, func(c *conn) { held = c.out.n })
 			}
-			g.Rings[txQueue].Quiesce()
 			for ok := true; ok; {
 				_, ok = g.poll() // credit
-			}
-			held := 0
-			g.setConn(7, 1000, func(c *conn) { held = c.out.n })
-			if held == 0 {
-				t.Fatal("the program's socket has taken everything: nothing is tested")
 			}
 			closed := make(chan error, 1)
 			switch how {

@@ -251,8 +251,7 @@ func (g *driver) sendRaw(p packet) {
 func (g *driver) txBuffer() uint16 {
 	g.t.Helper()
 	r := g.Rings[txQueue]
-	timeout := time.NewTimer(virtiotest.Patience)
-	defer timeout.Stop()
+	var timeout <-chan time.Time
 	for {
 		for id, _, ok := r.TakeUsed(); ok; id, _, ok = r.TakeUsed() {
 			g.txSeen++
@@ -267,9 +266,12 @@ func (g *driver) txBuffer() uint16 {
 		if r.UsedIdx() != g.txSeen {
 			continue
 		}
+		if timeout == nil {
+			timeout = time.After(virtiotest.Patience)
+		}
 		select {
 		case <-g.bell.tx:
-		case <-timeout.C:
+		case <-timeout:
 			g.t.Fatal("no transmit buffer comes back")
 		}
 	}

@@ -55,19 +55,20 @@ func (m *mux) accepting(fd int) {
 		return
 	}
 	c := m.newConn(fd, stateLine)
-	if m.watchSocket(c) {
-		m.arm(c, &m.patience)
+	if m.watchSocket(c) != nil {
+		m.drop(c)
+		return
 	}
+	m.arm(c, &m.patience)
 }
 
-// watchSocket adds c's socket to the epoll instance. If that fails c is gone.
-func (m *mux) watchSocket(c *conn) bool {
+// watchSocket adds c's new socket to the epoll instance.
+func (m *mux) watchSocket(c *conn) error {
+	// The kernel's buffer goes with the credit: a stream that may be fast should not have to stop, and thousands that
+	// nobody reads should not take the kernel's memory. It gives twice as much, within limits of its own.
+	_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, int(c.grant))
 	c.interest = interestIn
-	if m.watch(c.fd, int32(c.slot), c.gen, c.interest) != nil {
-		m.drop(c)
-		return false
-	}
-	return true
+	return m.watch(c.fd, int32(c.slot), c.gen, c.interest)
 }
 
 // socketEvent takes an edge of c's socket.
@@ -219,8 +220,7 @@ func (m *mux) dialAgain(c *conn) {
 // dialled opens a connection that was requested by the guest.
 func (m *mux) dialled(c *conn) {
 	c.state = stateOpen
-	c.interest = interestIn
-	if m.watch(c.fd, int32(c.slot), c.gen, c.interest) != nil {
+	if m.watchSocket(c) != nil {
 		m.reset(c)
 		return
 	}
@@ -273,6 +273,9 @@ func (m *mux) flush(c *conn) {
 		}
 		c.out.drop(n)
 		c.fwdCnt += uint32(n)
+		if m.closing && n > 0 {
+			m.deadline = min(m.now()+int64(lingerIdle), m.latest)
+		}
 		if n < asked {
 			break
 		}
@@ -282,6 +285,14 @@ func (m *mux) flush(c *conn) {
 	}
 	m.checkCredit(c)
 	m.settle(c)
+}
+
+// hangup reports whether the host program has closed its socket. The event that says so may still be on its way, and
+// one SHUTDOWN is better than two.
+func hangup(fd int) bool {
+	fds := [1]unix.PollFd{{Fd: int32(fd)}}
+	n, err := unix.Poll(fds[:], 0)
+	return n == 1 && err == nil && fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
 }
 
 // setInterest changes the events that c's socket is watched for, which reports at once those that hold already.

@@ -81,7 +81,7 @@ func (m *mux) timeout() int {
 			next = t.head.c.due
 		}
 	}
-	if m.closing && m.deadline != 0 && (next == 0 || m.deadline < next) {
+	if m.closing && (next == 0 || m.deadline < next) {
 		next = m.deadline
 	}
 	if next == 0 {

@@ -29,7 +29,7 @@ const (
 
 // Bounds on what is done before others have their turn.
 const (
-	txBudget     = 32 // packets from the guest
+	txBudget     = 16 // packets from the guest
 	rxBudget     = 64 // turns of connections with something for the guest
 	acceptBudget = 64
 )
@@ -40,7 +40,9 @@ const (
 	retryDial   = 5 * time.Millisecond  // while a host program's backlog is full
 	stallTime   = 50 * time.Millisecond // without credit, before it is asked for
 	retryAccept = 100 * time.Millisecond
-	linger      = time.Second // for host programs to read the last words
+	// After stop, host programs are waited for as long as they read, within reason.
+	lingerIdle = 300 * time.Millisecond
+	lingerMax  = 5 * time.Second
 )
 
 // What an epoll event is about, besides connections.
@@ -92,7 +94,8 @@ type mux struct {
 	acceptAgain            int64 // when accept(2) is to be tried again after it has failed
 
 	closing  bool
-	deadline int64
+	deadline int64 // of closing, ns; moves while host programs read
+	latest   int64 // that it can become
 	closeErr error
 
 	chunks chunks
@@ -250,10 +253,11 @@ func (m *mux) lastWords() {
 	}
 }
 
-// fail gives up on the driver until it resets the device.
+// fail gives up on the driver until it resets the device. Host programs see an end now rather than then.
 func (m *mux) fail(err error) {
 	m.irq.NeedsReset(err)
 	m.rx, m.tx, m.event = nil, nil, nil
+	m.forget()
 }
 
 // serve does all that can be done with the queues now, up to the budgets.
@@ -289,7 +293,7 @@ func (m *mux) resetTransport() {
 	m.tellGone = true
 }
 
-// stop ends everything; the loop ends when the host programs have read what is left for them, or after linger.
+// stop ends everything; the loop ends when the host programs have read what is left for them, or do not.
 func (m *mux) stop() {
 	if m.active() {
 		m.queues = m.deactivate() // for Deactivate, which comes later
@@ -302,7 +306,8 @@ func (m *mux) stop() {
 		}
 	}
 	m.closing = true
-	m.deadline = m.now() + int64(linger)
+	m.latest = m.now() + int64(lingerMax)
+	m.deadline = m.now() + int64(lingerIdle)
 }
 
 // finished reports whether the loop has nothing more to do.

@@ -175,7 +175,7 @@ func (m *mux) sendData(q *virtio.Queue, c *conn) (served bool, err error) {
 	case errno != 0 || got == 0:
 		// ECONNRESET is the end too: what had been sent was read before it.
 		c.hostEOF = true
-		c.hostDeaf = c.hostDeaf || errno != 0 || c.hungUp
+		c.hostDeaf = c.hostDeaf || errno != 0 || c.hungUp || hangup(c.fd)
 		m.settle(c)
 	case got < asked:
 		// A stream socket that gives less than asked for is empty, and says so when it is not any more, unless the end

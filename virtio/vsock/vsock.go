@@ -181,8 +181,8 @@ func (d *Device) ResetTransport() error {
 	return d.do(func(m *mux) { m.resetTransport() })
 }
 
-// Close ends all connections and removes the Unix socket. Bytes that the guest has sent and that host programs have not
-// read yet are given a second to go.
+// Close ends all connections and removes the Unix socket. Host programs that are still reading what the guest has
+// sent are given some time to do so, and those that do not read 0.3 s.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
