@@ -42,10 +42,13 @@ func linux(o options) error {
 		return err
 	}
 	const words = "quiet panic=-1"
-	contenders := []*contender{{
-		name: "hull", note: "boot " + version(o.hull, "version"), marker: linuxMarker, endsByItself: true,
-		argv: []string{o.hull, "boot", "--kernel", o.kernel, "--initrd", initrd, "--memory", "128m", "--append", words},
-	}}
+	hull := func(name, platform, words string) *contender {
+		return &contender{
+			name: name, note: "boot --platform " + platform, marker: linuxMarker, endsByItself: true,
+			argv: []string{o.hull, "boot", "--platform", platform, "--kernel", o.kernel, "--initrd", initrd, "--memory", "128m", "--append", words},
+		}
+	}
+	contenders := []*contender{hull("hull", "acpi", words), hull("hull-mptable", "mptable", "reboot=k "+words+" -- restart")}
 	if o.qemu != "" {
 		v := version(o.qemu, "--version")
 		qemu := func(name, machine, words string) *contender {
