@@ -223,22 +223,22 @@ func TestBadELF(t *testing.T) {
 func TestELFProperties(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(rt *rapid.T) {
-		const ram = 4 << 20
+		const ram = 2 << 20
 		e := testELF{}
 		want := make([]byte, ram)
 		next := uint64(HighMemory)
-		for i := range rapid.IntRange(1, 5).Draw(rt, "segments") {
+		for i := range rapid.IntRange(1, 4).Draw(rt, "segments") {
 			next += rapid.Uint64Range(0, 0x3000).Draw(rt, "gap")
-			n := rapid.IntRange(0, 0x3_0000).Draw(rt, "filesz")
+			n := rapid.IntRange(0, 0x1_8000).Draw(rt, "filesz")
 			s := testSegment{
 				paddr: next, vaddr: next + 1<<40,
 				data:  bytes.Repeat([]byte{byte(i + 1), byte(n), 0x55}, n/3+1)[:n],
 				memsz: uint64(n) + rapid.Uint64Range(0, 0x8000).Draw(rt, "bss"),
 			}
 			if rapid.Bool().Draw(rt, "unaligned in the file") {
-				s.off = 0x1000 + uint64(i)*0x4_0000 + rapid.Uint64Range(0, 0xfff).Draw(rt, "off")
+				s.off = 0x1000 + uint64(i)*0x2_0000 + rapid.Uint64Range(0, 0xfff).Draw(rt, "off")
 			} else {
-				s.off = 0x1000 + uint64(i)*0x4_0000 + s.paddr%0x1000
+				s.off = 0x1000 + uint64(i)*0x2_0000 + s.paddr%0x1000
 			}
 			copy(want[s.paddr:], s.data)
 			next += s.memsz
