@@ -37,6 +37,7 @@ func (s *stack) fromHost(port uint32, accepted <-chan *socket) (ends, error) {
 		return ends{}, err
 	}
 	host := c.(*net.UnixConn)
+	s.t.Cleanup(func() { host.Close() })
 	fmt.Fprintf(host, "CONNECT %d\n", port)
 	line := readLine(s.t, host)
 	var hostPort uint32
@@ -91,7 +92,7 @@ func (e ends) exchange(toGuest, toHost []byte) error {
 }
 
 func TestBulk(t *testing.T) {
-	size := 20 << 20
+	size := 6 << 20
 	if testing.Short() {
 		size = 2 << 20
 	}
