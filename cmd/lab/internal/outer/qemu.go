@@ -1,0 +1,102 @@
+package outer
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/hullvm/hull/cmd/lab/internal/inner"
+)
+
+// Config is the machine to build.
+type Config struct {
+	CPUs   int // at least 1; 1 when Deterministic
+	Memory int // MiB
+	// Deterministic makes the machine's clock count instructions, 1 ns each, on one
+	// thread of the host. A measurement repeats within a few percent whatever else the
+	// host does; the machine is several times slower.
+	Deterministic bool
+}
+
+// Limits of a machine.
+const (
+	MaxCPUs   = 255
+	MinMemory = 256     // MiB: the kernel and its initramfs
+	MaxMemory = 1 << 20 // MiB
+)
+
+// Check reports the first value that no machine can have.
+func (c Config) Check() error {
+	switch {
+	case c.CPUs < 1 || c.CPUs > MaxCPUs:
+		return fmt.Errorf("lab: %d CPUs: want 1 to %d", c.CPUs, MaxCPUs)
+	case c.Deterministic && c.CPUs != 1:
+		return fmt.Errorf("lab: %d CPUs: a deterministic machine has one", c.CPUs)
+	case c.Memory < MinMemory || c.Memory > MaxMemory:
+		return fmt.Errorf("lab: %d MiB of memory: want %d to %d", c.Memory, MinMemory, MaxMemory)
+	}
+	return nil
+}
+
+// descriptors are QEMU's file descriptors, in the order in which they are handed over.
+const (
+	fdPort      = 3 + iota // socket: the virtio-serial port
+	fdConsole              // socket: the serial console
+	fdFiles                // socket: virtiofsd
+	fdInitramfs            // file
+	fdScratch              // file; not there when there is no disk
+)
+
+// commandLine is the kernel's.
+func (c Config) commandLine() string {
+	args := []string{
+		"console=ttyS0", "quiet",
+		// The init starts the other CPUs when the kernel has stopped patching itself.
+		"maxcpus=1",
+		// A machine that cannot go on ends, and the watchdog starts another.
+		"panic=-1", "oops=panic", "softlockup_panic=1", "watchdog_thresh=30", "nmi_watchdog=0",
+		// The host may not run the machine for seconds when it is busy: checks of
+		// one clock by another would find faults that are none.
+		"no_timer_check", "tsc=reliable",
+		// Only trusted code runs here, and each of these takes part of a second.
+		"mitigations=off", "apparmor=0", "audit=0", "nokaslr",
+		"rcupdate.rcu_cpu_stall_suppress=1", "cryptomgr.notests",
+	}
+	return strings.Join(args, " ")
+}
+
+// arguments is QEMU's command line.
+func (c Config) arguments(image string, scratch bool) []string {
+	args := []string{
+		// No configuration of the user's or the distribution's, no default devices.
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-name", "hull-lab", "-M", "q35,vmport=off,smbus=off,sata=off,usb=off,hpet=on",
+		// The nested guests see an AMD CPU with nested paging. TCG lets a guest set XCR0
+		// behind KVM's back, which costs it SSE state: no XSAVE, and with it no AVX.
+		"-cpu", "max,xsave=off",
+		"-smp", fmt.Sprint(c.CPUs),
+		"-m", fmt.Sprintf("%dM", c.Memory),
+		// virtiofsd reads and writes guest memory.
+		"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", c.Memory),
+		"-numa", "node,memdev=ram",
+		"-kernel", image,
+		"-initrd", fmt.Sprintf("/proc/self/fd/%d", fdInitramfs),
+		"-append", c.commandLine(),
+		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", fdConsole),
+		"-serial", "chardev:console",
+		"-device", "virtio-serial-pci,max_ports=2",
+		"-chardev", fmt.Sprintf("socket,id=port,fd=%d", fdPort),
+		"-device", "virtserialport,chardev=port,name=lab",
+		"-chardev", fmt.Sprintf("socket,id=files,fd=%d", fdFiles),
+		"-device", "vhost-user-fs-pci,chardev=files,queue-size=1024,tag=" + inner.HostTag,
+		"-device", "virtio-rng-pci",
+	}
+	if scratch {
+		args = append(args,
+			"-drive", fmt.Sprintf("file=/proc/self/fd/%d,format=raw,if=none,id=scratch,cache=unsafe,discard=unmap", fdScratch),
+			"-device", "virtio-blk-pci,drive=scratch")
+	}
+	if c.Deterministic {
+		return append(args, "-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off")
+	}
+	return append(args, "-accel", "tcg,thread=multi")
+}
