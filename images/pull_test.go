@@ -201,7 +201,7 @@ func layersOf(t testing.TB, img v1.Image) (all [][]byte) {
 
 func TestPullPlatforms(t *testing.T) {
 	reg := newRegistry(t)
-	arm := mutate.MediaType(makeImage(t, "arm", layerTar(t, "b=1")), types.OCIManifestSchema1)
+	arm := makeImage(t, "arm", layerTar(t, "b=1"))
 	c, _ := arm.ConfigFile()
 	c = c.DeepCopy()
 	c.Architecture = "arm64"
