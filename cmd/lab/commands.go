@@ -20,8 +20,9 @@ const defaultName = "default"
 
 // machineFlags describe a machine.
 type machineFlags struct {
-	config outer.Config
-	name   string
+	config  outer.Config
+	name    string
+	console string
 }
 
 // add defines the flags. Those of the machine itself are listed in set.
@@ -30,17 +31,26 @@ func (f *machineFlags) add(c *cobra.Command) {
 	c.Flags().IntVar(&f.config.Memory, "memory", 3072, "memory of the machine in MiB")
 	c.Flags().BoolVar(&f.config.Deterministic, "deterministic", false, "count time in instructions, on one CPU, for measurements that repeat")
 	c.Flags().BoolVar(&f.config.Deterministic, "icount", false, "same as --deterministic")
+	c.Flags().StringVar(&f.console, "console", "", "write the kernel messages of the machine to this `file`")
 	c.Flags().StringVar(&f.name, "name", defaultName, "`name` of the started machine")
 }
 
 // resolve fills in what follows from other flags, and tells whether the user asked
 // for a machine of a certain kind.
 func (f *machineFlags) resolve(c *cobra.Command) (asked bool, err error) {
-	for _, name := range []string{"cpus", "memory", "deterministic", "icount"} {
+	for _, name := range []string{"cpus", "memory", "deterministic", "icount", "console"} {
 		asked = asked || c.Flags().Changed(name)
 	}
 	if f.config.Deterministic && !c.Flags().Changed("cpus") {
 		f.config.CPUs = 1
+	}
+	if f.console != "" {
+		// Open as long as the process, which is as long as the machine.
+		file, err := os.OpenFile(f.console, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o666)
+		if err != nil {
+			return asked, fmt.Errorf("lab: --console: %w", err)
+		}
+		f.config.Console = file
 	}
 	return asked, f.config.Check()
 }

@@ -113,7 +113,11 @@ func (m *Machine) assemble(config Config) error {
 	m.session = mux.New(port, mux.Host)
 	go func() {
 		defer console.Close()
-		_, _ = io.Copy(&m.console, console)
+		to := io.Writer(&m.console)
+		if config.Console != nil {
+			to = io.MultiWriter(to, config.Console)
+		}
+		_, _ = io.Copy(to, console)
 	}()
 	return nil
 }

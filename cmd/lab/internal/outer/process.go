@@ -57,28 +57,34 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// cpuTime is what the program has used of the host's CPUs, all threads together.
-func (p *process) cpuTime() time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	return statCPU(string(b))
+// usage is what a program's threads have done so far, together.
+type usage struct {
+	ran    time.Duration // on a CPU
+	queued time.Duration // ready to run, while others ran
 }
 
-// statCPU reads utime and stime from the text of /proc/PID/stat. The second
-// field, the program's name, may hold anything: fields are counted after it.
-func statCPU(stat string) time.Duration {
-	_, rest, _ := strings.Cut(stat[strings.LastIndexByte(stat, ')')+1:], " ")
-	fields := strings.Fields(rest)
-	const utime, stime = 14 - 3, 15 - 3 // numbers of proc(5), counted from 1
-	if len(fields) <= stime {
-		return 0
+// usage reads the scheduler's account of the program.
+func (p *process) usage() usage {
+	var u usage
+	paths, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.cmd.Process.Pid))
+	for _, path := range paths {
+		if b, err := os.ReadFile(path); err == nil {
+			u.add(string(b))
+		}
 	}
-	const tick = 10 * time.Millisecond // USER_HZ is 100 on x86
-	u, _ := strconv.ParseInt(fields[utime], 10, 64)
-	s, _ := strconv.ParseInt(fields[stime], 10, 64)
-	return time.Duration(u+s) * tick
+	return u
+}
+
+// add adds one thread's schedstat: nanoseconds run, nanoseconds queued, times run.
+func (u *usage) add(schedstat string) {
+	fields := strings.Fields(schedstat)
+	if len(fields) < 2 {
+		return
+	}
+	ran, _ := strconv.ParseInt(fields[0], 10, 64)
+	queued, _ := strconv.ParseInt(fields[1], 10, 64)
+	u.ran += time.Duration(ran)
+	u.queued += time.Duration(queued)
 }
 
 // tail keeps the last bytes that were written to it.

@@ -2,6 +2,7 @@ package outer
 
 import (
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/hullvm/hull/cmd/lab/internal/inner"
@@ -15,6 +16,8 @@ type Config struct {
 	// thread of the host. A measurement repeats within a few percent whatever else the
 	// host does; the machine is several times slower.
 	Deterministic bool
+	// Console, if not nil, is given all of the kernel's messages.
+	Console io.Writer
 }
 
 // Limits of a machine.
@@ -49,7 +52,7 @@ const (
 // commandLine is the kernel's.
 func (c Config) commandLine() string {
 	args := []string{
-		"console=ttyS0", "quiet",
+		"console=ttyS0",
 		// The init starts the other CPUs when the kernel has stopped patching itself.
 		"maxcpus=1",
 		// A machine that cannot go on ends, and the watchdog starts another.
@@ -60,6 +63,12 @@ func (c Config) commandLine() string {
 		// Only trusted code runs here, and each of these takes part of a second.
 		"mitigations=off", "apparmor=0", "audit=0", "nokaslr",
 		"rcupdate.rcu_cpu_stall_suppress=1", "cryptomgr.notests",
+	}
+	if khz := c.tscKHz(); khz != 0 {
+		args = append(args, fmt.Sprintf("tsc_early_khz=%d", khz))
+	}
+	if c.Console == nil {
+		args = append(args, "quiet") // each line takes a millisecond
 	}
 	return strings.Join(args, " ")
 }

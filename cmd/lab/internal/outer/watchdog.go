@@ -8,36 +8,39 @@ import (
 	"github.com/hullvm/hull/cmd/lab/internal/wire"
 )
 
-// A machine that does not answer is judged by the CPU time its emulator has used
-// meanwhile, not by the clock: a busy host makes a machine slow but does not break it, and one that
-// hangs does so by spinning in its kernel.
+// A machine that does not answer is judged by what its emulator does meanwhile, not
+// by the clock alone: a busy host makes a machine slow but does not break it, and one
+// that hangs either spins in its kernel or waits for something that never comes.
 const (
-	bootLimit    = 60 * time.Second // some ten times what booting needs
-	silenceLimit = 40 * time.Second // 20 s with both CPUs of a machine spinning
+	bootLimit    = 60 * time.Second // of CPU time: some ten times what booting needs
+	silenceLimit = 40 * time.Second // of CPU time: 20 s with both CPUs of a machine spinning
 	// deterministicFactor is how much slower instructions are counted than run.
 	deterministicFactor = 3
-	// deadlockLimit is for a machine that neither answers nor does anything: by the clock.
-	deadlockLimit = 5 * time.Minute
+	// idleLimit is for a machine that neither answers nor does anything: time by the clock without the
+	// time that its emulator waited for one of the host's CPUs.
+	idleLimit = time.Minute
 	// pingInterval is how often the machine is asked, by the clock.
 	pingInterval = time.Second
 )
 
 // patience decides when a silent machine counts as hung.
 type patience struct {
-	cpu, wall time.Duration // limits since the last answer
-	lastCPU   time.Duration // emulator's CPU time at the last answer
-	last      time.Time     // time of the last answer
+	busy, idle time.Duration // limits since the last answer
+	last       time.Time     // time of the last answer, and
+	usage      usage         // what the emulator had used by then
 }
 
-func (p *patience) answered(cpu time.Duration, now time.Time) { p.lastCPU, p.last = cpu, now }
+func (p *patience) answered(u usage, now time.Time) { p.usage, p.last = u, now }
 
 // over says why patience is at its end, or "".
-func (p *patience) over(cpu time.Duration, now time.Time) string {
-	if used := cpu - p.lastCPU; used > p.cpu {
-		return fmt.Sprintf("no answer while its emulator used %.0f s of CPU time", used.Seconds())
+func (p *patience) over(u usage, now time.Time) string {
+	ran, queued, silent := u.ran-p.usage.ran, u.queued-p.usage.queued, now.Sub(p.last)
+	if ran > p.busy {
+		return fmt.Sprintf("no answer while its emulator used %.0f s of CPU time", ran.Seconds())
 	}
-	if silent := now.Sub(p.last); silent > p.wall {
-		return fmt.Sprintf("no answer for %.0f s and nothing going on", silent.Seconds())
+	if silent-queued-ran > p.idle {
+		return fmt.Sprintf("no answer for %.0f s, of which its emulator ran %.0f s and waited for a CPU %.0f s",
+			silent.Seconds(), ran.Seconds(), queued.Seconds())
 	}
 	return ""
 }
@@ -50,8 +53,8 @@ func (m *Machine) supervise(config Config) {
 	if config.Deterministic {
 		factor = deterministicFactor
 	}
-	p := patience{cpu: bootLimit * factor, wall: deadlockLimit}
-	p.answered(0, time.Now())
+	p := patience{busy: bootLimit * factor, idle: idleLimit}
+	p.answered(usage{}, time.Now())
 	answers := make(chan struct{})
 	go m.ping(answers, pingInterval*factor)
 	tick := time.NewTicker(pingInterval)
@@ -70,12 +73,12 @@ func (m *Machine) supervise(config Config) {
 		case <-answers:
 			if !booted {
 				booted = true
-				p.cpu = silenceLimit * factor
+				p.busy = silenceLimit * factor
 				close(m.ready)
 			}
-			p.answered(m.qemu.cpuTime(), time.Now())
+			p.answered(m.qemu.usage(), time.Now())
 		case <-tick.C:
-			if why := p.over(m.qemu.cpuTime(), time.Now()); why != "" {
+			if why := p.over(m.qemu.usage(), time.Now()); why != "" {
 				if !booted {
 					why = "it did not start: " + why
 				}
