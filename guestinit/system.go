@@ -71,10 +71,12 @@ func boottime() int64 {
 	return ts.Nano()
 }
 
-// powerOff ends the virtual machine. A kernel that cannot power off is made to
-// restart, which hull takes as the end as well.
+// powerOff ends the virtual machine. Without ACPI a kernel does not know how to power off, and would
+// halt for ever; a restart is the end of a hull guest as well.
 func powerOff() {
 	unix.Sync()
-	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	if _, err := os.Stat("/sys/firmware/acpi"); err == nil {
+		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	}
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 }

@@ -121,7 +121,7 @@ func (a *Agent) launch(c *control, id uint64, start func() (*process, error)) {
 		c.fail(id, err)
 		return
 	}
-	c.send(proto.Message{Type: proto.TypeStarted, ID: id, Started: &proto.Started{Process: p.name, PID: p.pid, Time: boottime()}})
+	c.send(proto.Message{Type: proto.TypeStarted, ID: id, Started: &proto.Started{Process: p.name, PID: p.pid, Time: boottime(), Stages: p.stages}})
 	a.tell(c, id, p)
 }
 

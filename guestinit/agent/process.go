@@ -22,6 +22,8 @@ type process struct {
 	reaped chan struct{}   // closed when status is set
 	status unix.WaitStatus // of wait4
 
+	stages map[string]int64 // as of proto.Started
+
 	done chan struct{} // closed when exited is set
 	exit proto.Exited
 }

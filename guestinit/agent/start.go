@@ -16,6 +16,7 @@ import (
 
 // start starts the main process.
 func (a *Agent) start(c *container, s *proto.Start) (*process, error) {
+	stages := map[string]int64{"request": boottime()}
 	if s.Process == "" {
 		return nil, &proto.Error{Code: proto.CodeInvalid, Message: "the process has no name"}
 	}
@@ -35,11 +36,11 @@ func (a *Agent) start(c *container, s *proto.Start) (*process, error) {
 			a.opts.Log(fmt.Sprintf("adding entropy: %v", err))
 		}
 	}
-	cfg, err := a.prepare(c, s)
+	cfg, err := a.prepare(c, s, stages)
 	if err != nil {
 		return nil, err
 	}
-	p, err := a.run(s.Process, s.Streams, cfg, stage.Attr{CgroupFD: c.fd(), NewPID: c.newPID})
+	p, err := a.run(s.Process, s.Streams, cfg, stage.Attr{CgroupFD: c.fd(), NewPID: c.newPID}, stages)
 	if err != nil {
 		return nil, err
 	}
@@ -58,12 +59,14 @@ func (a *Agent) start(c *container, s *proto.Start) (*process, error) {
 }
 
 // prepare makes what the main process is to live in.
-func (a *Agent) prepare(c *container, s *proto.Start) (*stage.Config, error) {
+func (a *Agent) prepare(c *container, s *proto.Start, stages map[string]int64) (*stage.Config, error) {
 	cgroups := a.opts.Prepare()
+	stages["prepared"] = boottime()
 	root, err := a.opts.Mount(s.Root, a.opts.Dir, a.opts.Dev)
 	if err != nil {
 		return nil, fmt.Errorf("mounting the root filesystem: %w", err)
 	}
+	stages["rootfs"] = boottime()
 	a.mu.Lock()
 	c.root, c.volatile, c.newPID = root, s.Root.Volatile, stage.WantsPIDNamespace(s.Spec)
 	a.mu.Unlock()
@@ -128,7 +131,7 @@ func (a *Agent) exec(e *proto.Exec) (*process, error) {
 	default:
 	}
 	p, err := a.run(e.Process, e.Streams, &stage.Config{Process: e.Spec, Join: true},
-		stage.Attr{CgroupFD: c.fd(), NewPID: c.newPID, JoinFD: int(main.pidfd.Fd())})
+		stage.Attr{CgroupFD: c.fd(), NewPID: c.newPID, JoinFD: int(main.pidfd.Fd())}, map[string]int64{})
 	if err != nil {
 		return nil, err
 	}
@@ -142,12 +145,13 @@ func (a *Agent) exec(e *proto.Exec) (*process, error) {
 }
 
 // run spawns a process, connects its streams and returns when its program runs.
-func (a *Agent) run(name string, streams []string, cfg *stage.Config, attr stage.Attr) (*process, error) {
+func (a *Agent) run(name string, streams []string, cfg *stage.Config, attr stage.Attr, stages map[string]int64) (*process, error) {
 	conns, err := a.streams.claim(name, streams)
 	if err != nil {
 		return nil, err
 	}
-	p, err := a.spawn(name, conns, cfg, attr)
+	stages["streams"] = boottime()
+	p, err := a.spawn(name, conns, cfg, attr, stages)
 	if err != nil {
 		for _, conn := range conns {
 			conn.Close()
@@ -157,7 +161,7 @@ func (a *Agent) run(name string, streams []string, cfg *stage.Config, attr stage
 	return p, nil
 }
 
-func (a *Agent) spawn(name string, conns map[string]Conn, cfg *stage.Config, attr stage.Attr) (*process, error) {
+func (a *Agent) spawn(name string, conns map[string]Conn, cfg *stage.Config, attr stage.Attr, stages map[string]int64) (*process, error) {
 	stdio, err := openStdio(conns)
 	if err != nil {
 		return nil, fmt.Errorf("standard streams: %w", err)
@@ -169,6 +173,8 @@ func (a *Agent) spawn(name string, conns map[string]Conn, cfg *stage.Config, att
 		stdio.closeOurs()
 		return nil, err
 	}
+	stages["spawned"] = boottime()
+	p.stages = stages
 	terminal, err := child.Wait()
 	if err != nil {
 		stdio.closeOurs()

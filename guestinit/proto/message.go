@@ -146,6 +146,10 @@ type Started struct {
 	Process string `json:"process"`
 	PID     int    `json:"pid"`  // as init in the guest sees it
 	Time    int64  `json:"time"` // CLOCK_BOOTTIME after its execve, in ns
+	// Stages maps the name of a stage of the start to the CLOCK_BOOTTIME at its
+	// end, in ns: "request" (it has been read), "prepared" (mounts and cgroups
+	// of the guest), "rootfs", "streams" (connected), "spawned" (the stage child).
+	Stages map[string]int64 `json:"stages,omitempty"`
 }
 
 // Exited says that a process has ended. Its output may still be on the way: each

@@ -114,13 +114,16 @@ func (r *Root) mountUpper(cfg proto.RootFS, dir, dev string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("writable layer: %w", err)
 		}
-		// Inode tables are zeroed when they are used, not by a thread
-		// that writes gigabytes to every new disk.
-		options := "noinit_itable"
-		if canDiscard(cfg.Upper) {
-			options += ",discard"
+		// Inode tables are zeroed, and bitmaps read, when they are used, not by a
+		// thread that goes over every new disk.
+		var options []string
+		if kind == "ext4" {
+			options = append(options, "noinit_itable", "no_prefetch_block_bitmaps")
 		}
-		if err := r.mount(device, at, kind, unix.MS_NOATIME, options); err != nil {
+		if canDiscard(cfg.Upper) {
+			options = append(options, "discard")
+		}
+		if err := r.mount(device, at, kind, unix.MS_NOATIME, strings.Join(options, ",")); err != nil {
 			return "", fmt.Errorf("writable layer: %w", err)
 		}
 	}

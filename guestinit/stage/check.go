@@ -41,8 +41,12 @@ func Check(spec *specs.Spec) error {
 		refused["linux.netDevices"] = len(l.NetDevices) > 0
 		refused["linux.mountLabel"] = l.MountLabel != ""
 		for _, ns := range l.Namespaces {
-			refused["linux.namespaces: "+string(ns.Type)+" with a path"] = ns.Path != ""
-			refused["linux.namespaces: "+string(ns.Type)] = ns.Type == specs.UserNamespace || ns.Type == specs.TimeNamespace
+			if ns.Path != "" {
+				refused["linux.namespaces: "+string(ns.Type)+" with a path"] = true
+			}
+			if ns.Type == specs.UserNamespace || ns.Type == specs.TimeNamespace {
+				refused["linux.namespaces: "+string(ns.Type)] = true
+			}
 		}
 		if r := l.Resources; r != nil {
 			refused["linux.resources.blockIO"] = r.BlockIO != nil

@@ -1,0 +1,76 @@
+package guestinit
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestParseCommandLine(t *testing.T) {
+	for in, want := range map[string]CommandLine{
+		"":                                  {},
+		"console=ttyS0 quiet\n":             {},
+		"quiet hull.mode=run x":             {Mode: "run"},
+		"hull.mode=run hull.mode=":          {},
+		"hull.root=/dev/vda hull.upper=vdb": {Root: "vda", Upper: "vdb"},
+		`hull.exec="a  b; c" hull.init=/x`:  {Exec: "a  b; c", Init: "/x"},
+		`"hull.exec=a b"`:                   {Exec: "a b"},
+		"hull.tty=24x80":                    {Rows: 24, Cols: 80},
+		"hull.tty=24":                       {},
+		"hull.tty=24x99999":                 {},
+		"hull.tty=-1x5":                     {},
+		"hull.mode hull. hull.unknown=1":    {},
+		`hull.exec="open end`:               {Exec: "open end"},
+	} {
+		if diff := cmp.Diff(want, ParseCommandLine(in)); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", in, diff)
+		}
+	}
+}
+
+func FuzzParseCommandLine(f *testing.F) {
+	f.Add(`console=ttyS0 hull.mode=run hull.exec="a b" hull.tty=1x2`)
+	f.Fuzz(func(t *testing.T, s string) { ParseCommandLine(s) })
+}
+
+// What is no module is reported, and the next is tried.
+func TestLoadModules(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"002-b.ko", "001-a.ko", "readme"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("no module"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var said []string
+	loadModules(dir, func(line string) { said = append(said, line) })
+	if len(said) != 2 || !strings.Contains(said[0], "001-a.ko") || !strings.Contains(said[1], "002-b.ko") {
+		t.Errorf("said %q", said)
+	}
+	loadModules(filepath.Join(dir, "none"), func(line string) { t.Error(line) })
+}
+
+func TestAddEntropyRefuses(t *testing.T) {
+	for _, n := range []int{0, maxEntropy + 1} {
+		if err := addEntropy(bytes.Repeat([]byte{1}, n)); err == nil {
+			t.Errorf("%d bytes were taken", n)
+		}
+	}
+}
+
+func TestMountTable(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("as root it would mount")
+	}
+	dir := t.TempDir()
+	if err := mountTable([]mount{{target: filepath.Join(dir, "a"), kind: "tmpfs", optional: true}}); err != nil {
+		t.Errorf("optional mount: %v", err)
+	}
+	if err := mountTable([]mount{{target: filepath.Join(dir, "b"), kind: "tmpfs"}}); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("mount without permission: %v", err)
+	}
+}
