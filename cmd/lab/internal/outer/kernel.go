@@ -133,6 +133,8 @@ func (k kernel) moduleFiles(names []string) ([]string, error) {
 	return files, nil
 }
 
+const elfMagic = "\x7fELF"
+
 // moduleName is a module's name from its path: no folder, no suffix, "_" for "-".
 func moduleName(path string) string {
 	name, _, _ := strings.Cut(filepath.Base(path), ".ko")
@@ -148,7 +150,7 @@ func (k kernel) readModule(file string) ([]byte, error) {
 	var r io.Reader
 	switch filepath.Ext(file) {
 	case ".ko":
-		return b, nil
+		r = bytes.NewReader(b)
 	case ".xz":
 		r, err = xz.NewReader(bytes.NewReader(b))
 	case ".zst":
@@ -162,6 +164,9 @@ func (k kernel) readModule(file string) ([]byte, error) {
 	}
 	if err == nil {
 		b, err = io.ReadAll(r)
+	}
+	if err == nil && !bytes.HasPrefix(b, []byte(elfMagic)) {
+		err = errors.New("not an ELF file") // cut short, perhaps
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lab: module %s: %w", file, err)
