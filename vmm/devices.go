@@ -44,11 +44,6 @@ func (m *Machine) attachDevices() ([]boot.Device, error) {
 
 // attachSerial puts COM1 on the port bus.
 func (m *Machine) attachSerial() error {
-	line, err := newIRQLine(func(fd int) error { return m.vm.IRQFD(fd, boot.COM1GSI) })
-	if err != nil {
-		return fmt.Errorf("serial port: %w", err)
-	}
-	m.closing(line.Close)
 	var output io.Writer = m.tail
 	if f := m.cfg.Serial.Output; f != nil {
 		out, err := f.Open(os.O_WRONLY | os.O_APPEND)
@@ -58,7 +53,7 @@ func (m *Machine) attachSerial() error {
 		m.closing(out.Close)
 		output = io.MultiWriter(m.tail, out)
 	}
-	m.serial = serial.New(serial.Config{IRQ: line, Output: output})
+	m.serial = serial.New(serial.Config{IRQ: pin{m.vm, boot.COM1GSI}, Output: output})
 	m.closing(func() error { return m.flushSerial() })
 	if f := m.cfg.Serial.Input; f != nil {
 		in, err := f.Open(os.O_RDONLY)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/kvm"
 )
 
 // irqLine is an interrupt line of the guest: an eventfd that KVM turns into an
@@ -30,5 +32,20 @@ var edge = [8]byte{1} // the number 1, as an eventfd counts
 // counter that is full of edges KVM has not taken yet: one more is then lost
 // among them, as on a wire.
 func (l *irqLine) Trigger() { _, _ = unix.Write(l.fd, edge[:]) }
+
+// pin is an interrupt line of the guest that is raised by a system call of the
+// thread that wants it raised. An eventfd's edge on an I/O APIC pin is carried
+// there by a kernel thread, which a guest may outrun: the serial port's last
+// words before a power-off would be lost.
+type pin struct {
+	vm  *kvm.VM
+	gsi uint32
+}
+
+// Trigger implements devices.IRQ. It cannot fail while the VM is open.
+func (p pin) Trigger() {
+	_ = p.vm.IRQLine(p.gsi, true)
+	_ = p.vm.IRQLine(p.gsi, false)
+}
 
 func (l *irqLine) Close() error { return unix.Close(l.fd) }
