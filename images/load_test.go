@@ -3,6 +3,7 @@ package images
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -273,18 +274,26 @@ func TestEmptyImages(t *testing.T) {
 
 // TestManyLayers: docker's limit is 127.
 func TestManyLayers(t *testing.T) {
-	var layers [][]byte
-	for i := range 128 {
-		layers = append(layers, layerTar(t, "f="+strings.Repeat("x", i)))
+	const n = 127
+	config := v1.ConfigFile{OS: "linux", RootFS: v1.RootFS{Type: "layers"}}
+	d := dockerImage{Config: "c", RepoTags: []string{"many"}}
+	var members []part
+	for i := range n {
+		b := layerTar(t, "f="+strings.Repeat("x", i))
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, hashOf(b))
+		d.Layers = append(d.Layers, fmt.Sprint(i))
+		members = append(members, part{fmt.Sprint(i), b})
 	}
-	s := newStore(t)
-	got := mustLoad(t, s, dockerArchive(t, "many", makeImage(t, "x", layers[:127]...)))[0]
-	if len(got.Disks) != 127 {
+	archive := archiveOf(t, append(members, part{"c", toJSON(t, config)}, part{"manifest.json", toJSON(t, []dockerImage{d})})...)
+	if got := mustLoad(t, newStore(t), archive)[0]; len(got.Disks) != n {
 		t.Errorf("%d disks", len(got.Disks))
 	}
-	_, err := s.Load(t.Context(), bytes.NewReader(dockerArchive(t, "toomany", makeImage(t, "x", layers...))), LoadOptions{})
-	if !errors.Is(err, ErrLimit) {
-		t.Errorf("128 layers: %v", err)
+	s, err := OpenOptions(t.TempDir(), Options{Limits: Limits{Layers: n - 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Load(t.Context(), bytes.NewReader(archive), LoadOptions{}); !errors.Is(err, ErrLimit) {
+		t.Errorf("one more than allowed: %v", err)
 	}
 }
 

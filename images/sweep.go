@@ -23,7 +23,7 @@ func isMark(info fs.FileInfo) bool { return strings.HasPrefix(info.Name(), markP
 // sweep deletes all files that the index does not name, unless some process
 // works on the store: its files are not in the index yet. Then the marks stay
 // for whoever comes next.
-func (s *Store) sweep() (err error) {
+func (s *Store) sweep() error {
 	lock := flock.New(filepath.Join(s.imagesDir(), "lock"))
 	alone, err := lock.TryLock()
 	if err != nil {
@@ -33,6 +33,11 @@ func (s *Store) sweep() (err error) {
 		return nil
 	}
 	defer lock.Unlock()
+	// Marks that are made from now on are about changes that this sweep may not see.
+	marks, err := removeDead(s.tempDir(), isMark)
+	if err != nil {
+		return err
+	}
 	x, err := s.readIndex()
 	if err != nil {
 		return err
@@ -53,8 +58,12 @@ func (s *Store) sweep() (err error) {
 	if err := removeOthers(s.layerDir(), disks); err != nil {
 		return fmt.Errorf("remove unused layers: %w", err)
 	}
-	_, err = removeDead(s.tempDir(), func(fs.FileInfo) bool { return false })
-	return err
+	for _, mark := range marks {
+		if err := os.Remove(mark); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeOthers removes the regular files in dir that are not wanted.

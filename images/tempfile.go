@@ -38,7 +38,7 @@ func openTemp(ctx context.Context, path string, waiting func()) (*tempFile, erro
 		if err == nil && locked && sameFile(f, path) {
 			return &tempFile{File: f, path: path}, nil
 		}
-		f.Close()
+		(&tempFile{File: f}).unlock()
 		switch {
 		case err != nil:
 			return nil, err
@@ -71,7 +71,7 @@ func newTemp(dir, prefix string) (*tempFile, error) {
 		if locked && sameFile(f, f.Name()) {
 			return &tempFile{File: f, path: f.Name()}, nil
 		}
-		f.Close()
+		(&tempFile{File: f}).unlock()
 	}
 }
 
@@ -112,7 +112,7 @@ func (t *tempFile) commit(path string, mode fs.FileMode) error {
 		return err
 	}
 	t.gone = true
-	return t.Close()
+	return t.unlock()
 }
 
 // discard removes the file unless it was committed. It may be called more than once.
@@ -121,16 +121,24 @@ func (t *tempFile) discard() {
 		return
 	}
 	t.gone = true
-	os.Remove(t.path) // before Close gives the lock back
-	t.Close()
+	os.Remove(t.path) // while it is locked
+	t.unlock()
 }
 
 // release closes the file and leaves it where it is.
 func (t *tempFile) release() {
 	if !t.gone {
 		t.gone = true
-		t.Close()
+		t.unlock()
 	}
+}
+
+// unlock gives the lock back and closes the file. Closing alone would not do:
+// a child that is just being started has the file open, too, until it executes
+// its program.
+func (t *tempFile) unlock() error {
+	unix.Flock(int(t.Fd()), unix.LOCK_UN)
+	return t.Close()
 }
 
 // syncDir puts the names in a directory on the disk.
@@ -162,6 +170,7 @@ func removeDead(dir string, keep func(fs.FileInfo) bool) (kept []string, err err
 		if err != nil {
 			return kept, err
 		}
+		dead := &tempFile{File: f}
 		locked, err := tryLock(f)
 		if err == nil && locked {
 			if info, serr := f.Stat(); serr == nil && keep(info) {
@@ -170,7 +179,7 @@ func removeDead(dir string, keep func(fs.FileInfo) bool) (kept []string, err err
 				err = rerr
 			}
 		}
-		f.Close()
+		dead.unlock()
 		if err != nil {
 			return kept, err
 		}

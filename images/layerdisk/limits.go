@@ -23,7 +23,7 @@ type Limits struct {
 	Unpacked int64
 	// Entries is the most entries of a layer, parent directories it does not list included. Default 2,000,000.
 	Entries int
-	// Metadata is the most bytes of names, link targets and extended attributes. Default 512 MiB.
+	// Metadata is the most bytes of names, link targets and extended attributes. Default 256 MiB.
 	Metadata int64
 }
 
@@ -36,7 +36,7 @@ func (l Limits) WithDefaults() Limits {
 		l.Entries = 2_000_000
 	}
 	if l.Metadata <= 0 {
-		l.Metadata = 512 * mib
+		l.Metadata = 256 * mib
 	}
 	return l
 }

@@ -1,0 +1,5 @@
+//go:build !race
+
+package layerdisk
+
+const raceEnabled = false
