@@ -266,13 +266,17 @@ func TestTerminalInterrupt(t *testing.T) {
 	}
 	conn := g.stream("shell", proto.StreamTerminal)
 	defer conn.Close()
-	process := testSpec("sh", "-c", "echo go; sleep 100").Process
+	process := testSpec("cat").Process
 	process.Terminal = true
 	p, err := g.client.Exec(t.Context(), "shell", process, proto.StreamTerminal)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.ReadFull(conn, make([]byte, 4)); err != nil { // "go\r\n"
+	if _, err := conn.Write([]byte("x\n")); err != nil {
+		t.Fatal(err)
+	}
+	// The terminal's echo, and cat's, which by then runs.
+	if _, err := io.ReadFull(conn, make([]byte, len("x\r\nx\r\n"))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := conn.Write([]byte{3}); err != nil {

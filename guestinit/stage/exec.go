@@ -56,6 +56,7 @@ func execute(p *specs.Process) error {
 	if err := send(message{Execute: true}, -1); err != nil {
 		return fmt.Errorf("reporting: %w", err)
 	}
+	heedSignals()
 	return executeError(p.Args[0], path, syscall.Exec(path, p.Args, env))
 }
 
