@@ -3,7 +3,6 @@ package engine
 import (
 	"crypto/rand"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -164,29 +163,6 @@ func (r *run) startRequest() (*proto.Start, error) {
 	return request, nil
 }
 
-// guestKernel sets the kernel and initial file systems of a VM that is to run
-// hull's init.
-func guestKernel(config *vmm.Config, kernel, initrd string, files *bundle.Files, table *fileTable) error {
-	if kernel == "" {
-		kernel = files.Kernel
-	}
-	k, err := table.open(kernel, os.O_RDONLY)
-	if err != nil {
-		return fmt.Errorf("opening the guest kernel: %w", err)
-	}
-	config.Kernel = k
-	for _, path := range []string{initrd, files.Initramfs} {
-		if path == "" {
-			continue
-		}
-		f, err := table.open(path, os.O_RDONLY)
-		if err != nil {
-			return fmt.Errorf("opening an initial file system: %w", err)
-		}
-		config.Initrd = append(config.Initrd, f)
-	}
-	return nil
-}
 
 // markStage notes a stage that the VM process reports.
 func markStage(line *timeline.Timeline, e vmm.Event) {
