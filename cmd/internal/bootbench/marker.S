@@ -1,4 +1,6 @@
-# The /init of the boot benchmark: writes the marker line and powers off, or
+# The /init of the boot benchmark: writes the marker line, waits until the
+# serial port has sent it (tcdrain: what a driver still holds is lost with the
+# power), and powers off, or
 # restarts the machine if it was given an argument (a machine without power
 # management can only restart). Assembled by "go generate" into marker.elf.
 	.globl	_start
@@ -7,6 +9,11 @@ _start:
 	movl	$1, %edi
 	leaq	text(%rip), %rsi
 	movl	$(end - text), %edx
+	syscall
+	movl	$16, %eax		# ioctl(1, TCSBRK, 1)
+	movl	$1, %edi
+	movl	$0x5409, %esi
+	movl	$1, %edx
 	syscall
 	movl	$169, %eax		# reboot(MAGIC1, MAGIC2, command)
 	movl	$0xfee1dead, %edi
