@@ -70,6 +70,16 @@ func (o *operation) fetchLayer(ctx context.Context, client *registryClient, d v1
 	return nil
 }
 
+// forget removes a layer that turned out to be none from images/partial.
+func (o *operation) forget(blob v1.Hash) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if path, ok := o.fetched[blob]; ok {
+		delete(o.fetched, blob)
+		os.Remove(path)
+	}
+}
+
 // run downloads what is missing.
 func (d *download) run(ctx context.Context) error {
 	resumed, err := d.resume(ctx)
@@ -119,21 +129,27 @@ func (d *download) restart() error {
 	return err
 }
 
-// maxParts bounds the answers one layer may come in: a registry that ends each
-// after a byte must not keep a pull busy forever.
-const maxParts = 1000
+// A registry that ends each answer after a byte must not keep a pull busy
+// forever: only so many answers may have less than smallPart bytes.
+const (
+	smallPart = mib
+	maxParts  = 1000
+)
 
 // complete asks for the rest of the layer until all is there. It gives up
 // after a number of failures without progress in between.
 func (d *download) complete(ctx context.Context) error {
 	net := d.client.net
 	failures, pause := 0, net.pause
-	for range maxParts {
+	for small := 0; small < maxParts; {
 		if d.sum.n == d.want.Size {
 			return nil
 		}
 		before := d.sum.n
 		err := d.part(ctx)
+		if d.sum.n-before < smallPart {
+			small++
+		}
 		if err == nil && d.sum.n > before {
 			continue
 		}
@@ -155,7 +171,7 @@ func (d *download) complete(ctx context.Context) error {
 		}
 		pause = min(2*pause, maxPause)
 	}
-	return fmt.Errorf("more than %d answers for one layer: %w", maxParts, ErrRegistry)
+	return fmt.Errorf("the layer comes in more than %d small parts: %w", maxParts, ErrRegistry)
 }
 
 // part asks once for all that is missing and keeps what comes.

@@ -96,8 +96,8 @@ func (s *Store) builtinImages() []*Image {
 	return s.builtins
 }
 
-// List returns all images, the newest first, built-in ones included. Images
-// with missing files are listed, too.
+// List returns all images, the newest first, built-in ones included. It does
+// not look whether their disks are there.
 func (s *Store) List(ctx context.Context) ([]*Image, error) {
 	x, err := s.readIndex()
 	if err != nil {

@@ -135,6 +135,8 @@ func TestLoadLimits(t *testing.T) {
 	zeros := strings.Repeat("\x00", 1<<20)
 	archive := dockerArchive(t, "bomb", makeImage(t, "x", layerTar(t, "a="+zeros, "b="+zeros, "c="+zeros)))
 	oci := tarOfDir(t, layoutDir(t, makeImage(t, "x", layerTar(t, "a="+zeros, "b="+zeros, "c="+zeros))))
+	tail := gzipped(t, slices.Concat(layerTar(t, "f=1"), make([]byte, 70<<20))) // zeros after the end mark
+	config := toJSON(t, v1.ConfigFile{RootFS: v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{hashOf(nil)}}})
 	for name, c := range map[string]struct {
 		limits  Limits
 		archive []byte
@@ -143,6 +145,7 @@ func TestLoadLimits(t *testing.T) {
 		"archive, zstd":   {Limits{Archive: 1 << 20}, zstdCompressed(t, archive)},
 		"layer":           {Limits{Blob: 1 << 20}, archive},
 		"layer unpacked":  {limitsOf(1<<20, 0), oci},
+		"layer tail":      {limitsOf(1<<20, 0), ociArchive(t, config, types.OCILayer, tail)},
 		"layer entries":   {limitsOf(0, 2), oci},
 		"manifest":        {Limits{Manifest: 10}, archive},
 		"OCI manifest":    {Limits{Manifest: 300}, oci},

@@ -159,7 +159,11 @@ func (o *operation) buildManifest(ctx context.Context, m *v1.Manifest, config []
 			if err := fetch(ctx, d, report); err != nil {
 				return nil, err
 			}
-			return o.scanBlob(ctx, d.Digest, diffID, true, report)
+			a, err := o.scanBlob(ctx, d.Digest, diffID, true, report)
+			if err != nil && ctx.Err() == nil {
+				o.forget(d.Digest) // the next pull would stumble over it again
+			}
+			return a, err
 		}})
 	}
 	return o.build(ctx, inputs)

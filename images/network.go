@@ -34,12 +34,15 @@ const maxPause = 30 * time.Second
 type roundTripper struct {
 	registry string // host, with port if it has one
 	insecure bool
-	strict   http.RoundTripper
-	lax      http.RoundTripper // does not verify certificates
+	strict   *http.Transport
+	lax      *http.Transport // does not verify certificates
 }
 
 func newRoundTripper(registry string, insecure bool, n network) *roundTripper {
-	strict := http.DefaultTransport.(*http.Transport).Clone()
+	strict := &http.Transport{Proxy: http.ProxyFromEnvironment}
+	if usual, ok := http.DefaultTransport.(*http.Transport); ok {
+		strict = usual.Clone()
+	}
 	strict.ResponseHeaderTimeout = n.idle
 	strict.DisableCompression = true // layers are compressed, and their lengths must be what was announced
 	lax := strict.Clone()
@@ -60,8 +63,8 @@ func (t *roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (t *roundTripper) close() {
-	t.strict.(*http.Transport).CloseIdleConnections()
-	t.lax.(*http.Transport).CloseIdleConnections()
+	t.strict.CloseIdleConnections()
+	t.lax.CloseIdleConnections()
 }
 
 // insecureError: plain HTTP where it is not allowed.

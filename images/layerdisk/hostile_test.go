@@ -127,6 +127,23 @@ func TestCutShort(t *testing.T) {
 	}
 }
 
+// TestNULInName: only the extended headers of PAX could hold one.
+func TestNULInName(t *testing.T) {
+	for _, e := range []entry{
+		{tar.Header{Typeflag: tar.TypeReg, Name: "a/NUL/b" + strings.Repeat("z", 200)}, ""},
+		{tar.Header{Typeflag: tar.TypeSymlink, Name: "a", Linkname: "x/NUL/y" + strings.Repeat("z", 200)}, ""},
+	} {
+		e.Format = tar.FormatPAX
+		b := bytes.Replace(archive(t, e), []byte("/NUL/"), []byte("/N\x00L/"), 1)
+		if _, err := Scan(t.Context(), bytes.NewReader(b), Limits{}); !errors.Is(err, ErrLayer) {
+			t.Errorf("%q: %v", e.Name, err)
+		}
+	}
+	if _, err := cleanName("a\x00b"); !errors.Is(err, ErrLayer) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestHugeSizes(t *testing.T) {
 	for _, size := range []uint64{1 << 40, 1<<63 - 1, 1 << 63, math.MaxUint64, uint64(maxFileSize) + 1} {
 		_, err := Scan(t.Context(), bytes.NewReader(rawHeader("f", size)), Limits{})

@@ -147,6 +147,10 @@ func TestContext(t *testing.T) {
 			[][]entry{{dir("usr"), dir("usr/lib"), file("usr/lib/a", "1"), symlinkTo("lib", "usr/lib")}, {link("b", "lib/a")}},
 			"usr=d; usr/lib=d; usr/lib/a=- 1; lib=l usr/lib; b=- 1", true, true,
 		},
+		"hard links to what has no contents": {
+			[][]entry{{file("empty", ""), symlinkTo("s", "x"), device("null", tar.TypeChar, 1, 3)}, {link("a", "empty"), link("b", "s"), link("c", "null")}},
+			"empty=- ; s=l x; null=c; a=- ; b=l x; c=c", true, true,
+		},
 		"flat: replaced both ways": {
 			[][]entry{
 				{dir("d"), file("d/a", "1"), file("f", "2"), file("keep", "k")},
