@@ -185,7 +185,6 @@ func furnish() error {
 		{"mqueue", "/dev/mqueue", "mqueue", 0, ""},
 		{"cgroup2", "/sys/fs/cgroup", "cgroup2", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "nsdelegate"},
 		{"debugfs", "/sys/kernel/debug", "debugfs", 0, ""}, // kvm/: exits counted
-		{"bpf", "/sys/fs/bpf", "bpf", 0, ""},
 	} {
 		if err := m.do(); err != nil {
 			return err

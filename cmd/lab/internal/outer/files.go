@@ -15,11 +15,12 @@ import (
 // closed when it has started.
 type handles []*os.File
 
-func (h *handles) add(f *os.File, err error) (*os.File, error) {
-	if f != nil {
-		*h = append(*h, f)
+func (h *handles) add(files ...*os.File) {
+	for _, f := range files {
+		if f != nil {
+			*h = append(*h, f)
+		}
 	}
-	return f, err
 }
 
 // pair adds two connected sockets.
@@ -103,19 +104,21 @@ func (m *Machine) serveFiles(files *handles) (*os.File, error) {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
 	defer listener.Close()
-	listening, err := files.add(listener.File())
+	listening, err := listener.File()
 	if err != nil {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
+	files.add(listening)
 	conn, err := net.DialUnix("unix", nil, address)
 	if err != nil {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
 	defer conn.Close()
-	connected, err := files.add(conn.File())
+	connected, err := conn.File()
 	if err != nil {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
+	files.add(connected)
 	args := []string{"-f", "--fd=3", "-o", "source=/", "-o", "cache=auto", "-o", "sandbox=chroot", "-o", "log_level=err"}
 	attr := new(syscall.SysProcAttr)
 	if os.Getuid() != 0 {

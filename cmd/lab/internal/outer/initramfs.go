@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"path"
 
-	"github.com/u-root/u-root/pkg/cpio"
-	"golang.org/x/sys/unix"
+	"github.com/u-root/mkuimage/cpio"
+
+	"github.com/hullvm/hull/images/guestkernel"
 )
+
+// modules are what the machine needs before it has a root file system, and what
+// no event would load later. Any of them may be built into the kernel.
+var modules = []string{"virtiofs", "virtio_pci", "virtio_console", "virtio_blk", "ext4", "overlay", "kvm_amd", "tun", "loop", "fuse"}
 
 // initramfs returns an unnamed file with the machine's first root file system:
 // the program itself as /init, and the modules.
@@ -23,17 +27,20 @@ func initramfs(program string, k kernel) (*os.File, error) {
 		cpio.Directory("modules", 0o755),
 		cpio.StaticFile("init", string(self), 0o755),
 	}
-	files, err := k.moduleFiles(modules)
+	set, err := guestkernel.Modules(k.modules, modules)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("lab: %w", err)
 	}
-	for i, file := range files {
-		module, err := k.readModule(file)
+	if len(set.Missing) > 0 {
+		return nil, fmt.Errorf("lab: %s has no modules %q", k.modules, set.Missing)
+	}
+	for i, m := range set.Load {
+		content, err := m.Read()
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("lab: %w", err)
 		}
-		name := fmt.Sprintf("modules/%02d-%s.ko", i, moduleName(path.Base(file)))
-		records = append(records, cpio.StaticFile(name, string(module), 0o644))
+		name := fmt.Sprintf("modules/%02d-%s.ko", i, m.Name)
+		records = append(records, cpio.StaticFile(name, string(withoutSignature(content)), 0o644))
 	}
 	var b bytes.Buffer
 	w := cpio.Newc.Writer(&b)
@@ -43,14 +50,5 @@ func initramfs(program string, k kernel) (*os.File, error) {
 	if err := cpio.WriteTrailer(w); err != nil {
 		return nil, fmt.Errorf("lab: making the initramfs: %w", err)
 	}
-	fd, err := unix.MemfdCreate("lab-initramfs", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("lab: making the initramfs: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "lab-initramfs")
-	if _, err := f.Write(b.Bytes()); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lab: making the initramfs: %w", err)
-	}
-	return f, nil
+	return memoryFile("lab-initramfs", b.Bytes())
 }

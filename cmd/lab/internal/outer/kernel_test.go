@@ -9,9 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
-	"github.com/ulikunitz/xz"
 )
 
 // tree makes files below a temporary folder.
@@ -59,50 +56,6 @@ func TestCompareVersions(t *testing.T) {
 			if got := compareVersions(a, b); (got < 0) != (i < j) || (got > 0) != (i > j) {
 				t.Errorf("%q, %q: %d", a, b, got)
 			}
-		}
-	}
-}
-
-func TestModuleFiles(t *testing.T) {
-	root := tree(t, map[string]string{
-		"modules.dep": "kernel/kvm/kvm-amd.ko.xz: kernel/kvm/kvm.ko.xz kernel/lib/irqbypass.ko.xz\n" +
-			"kernel/kvm/kvm.ko.xz: kernel/lib/irqbypass.ko.xz\n" +
-			"kernel/lib/irqbypass.ko.xz:\nkernel/net/tun.ko:\n",
-		"modules.builtin": "kernel/fs/overlay.ko\n",
-	})
-	k := kernel{modules: root}
-	got, err := k.moduleFiles([]string{"overlay", "kvm-amd", "tun", "kvm"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []string{"kernel/lib/irqbypass.ko.xz", "kernel/kvm/kvm.ko.xz", "kernel/kvm/kvm-amd.ko.xz", "kernel/net/tun.ko"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
-	if _, err := k.moduleFiles([]string{"nosuch"}); err == nil {
-		t.Error("a module that does not exist was found")
-	}
-}
-
-func TestReadModule(t *testing.T) {
-	var packed bytes.Buffer
-	w, err := xz.NewWriter(&packed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Write([]byte("\x7fELF module"))
-	w.Close()
-	k := kernel{modules: tree(t, map[string]string{
-		"a.ko": "\x7fELF plain", "e.ko": "text", "b.ko.xz": packed.String(), "c.ko.xz": packed.String()[:20], "d.ko.lzma": "",
-	})}
-	for file, want := range map[string]string{"a.ko": "\x7fELF plain", "b.ko.xz": "\x7fELF module"} {
-		if got, err := k.readModule(file); err != nil || string(got) != want {
-			t.Errorf("%s: %q, %v", file, got, err)
-		}
-	}
-	for _, file := range []string{"c.ko.xz", "d.ko.lzma", "e.ko", "none.ko"} {
-		if _, err := k.readModule(file); err == nil {
-			t.Errorf("%s: no error", file)
 		}
 	}
 }

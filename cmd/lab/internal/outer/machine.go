@@ -17,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/hullvm/hull/cmd/lab/internal/mux"
 )
 
@@ -80,13 +82,20 @@ func (m *Machine) assemble(config Config) error {
 	if err != nil {
 		return fmt.Errorf("lab: finding its own program: %w", err)
 	}
-	initramfs, err := files.add(initramfs(self, kernel))
+	// Each takes a tenth of a second or two.
+	var initrd, elf, scratch *os.File
+	var work errgroup.Group
+	work.Go(func() (err error) { initrd, err = initramfs(self, kernel); return err })
+	work.Go(func() (err error) { elf, err = kernel.vmlinux(); return err })
+	work.Go(func() (err error) { scratch, err = newScratch(); return err })
+	err = work.Wait()
+	files.add(initrd, elf, scratch)
 	if err != nil {
 		return err
 	}
-	scratch, err := files.add(newScratch())
-	if err != nil {
-		return err
+	image := kernel.image
+	if elf != nil {
+		image = fmt.Sprintf("/proc/self/fd/%d", fdKernel)
 	}
 	port, portQEMU, err := files.pair()
 	if err != nil {
@@ -101,11 +110,8 @@ func (m *Machine) assemble(config Config) error {
 		return err
 	}
 	// In the order of the fd constants.
-	handed := []*os.File{portQEMU, consoleQEMU, filesQEMU, initramfs}
-	if scratch != nil {
-		handed = append(handed, scratch)
-	}
-	m.qemu, err = spawn(qemu, config.arguments(kernel.image, scratch != nil), handed, new(syscall.SysProcAttr))
+	handed := []*os.File{portQEMU, consoleQEMU, filesQEMU, initrd, elf, scratch}
+	m.qemu, err = spawn(qemu, config.arguments(image, scratch != nil), handed, new(syscall.SysProcAttr))
 	if err != nil {
 		return err
 	}

@@ -46,15 +46,17 @@ const (
 	fdConsole              // socket: the serial console
 	fdFiles                // socket: virtiofsd
 	fdInitramfs            // file
-	fdScratch              // file; not there when there is no disk
+	fdKernel               // file; none when QEMU loads the bzImage
+	fdScratch              // file; none when there is no disk
 )
 
 // commandLine is the kernel's.
 func (c Config) commandLine() string {
 	args := []string{
 		"console=ttyS0",
-		// The init starts the other CPUs when the kernel has stopped patching itself.
-		"maxcpus=1",
+		// The init starts the other CPUs when the kernel has stopped patching itself,
+		// and without it patching itself once more for more than one.
+		"maxcpus=1", "noreplace-smp",
 		// A machine that cannot go on ends, and the watchdog starts another.
 		"panic=-1", "oops=panic", "softlockup_panic=1", "watchdog_thresh=30", "nmi_watchdog=0",
 		// The host may not run the machine for seconds when it is busy: checks of
@@ -65,7 +67,8 @@ func (c Config) commandLine() string {
 		"rcupdate.rcu_cpu_stall_suppress=1", "cryptomgr.notests",
 	}
 	if khz := c.tscKHz(); khz != 0 {
-		args = append(args, fmt.Sprintf("tsc_early_khz=%d", khz))
+		const hz = 250 // of Debian's kernels; only long delays depend on it
+		args = append(args, fmt.Sprintf("tsc_early_khz=%d", khz), fmt.Sprintf("lpj=%d", khz*1000/hz))
 	}
 	if c.Console == nil {
 		args = append(args, "quiet") // each line takes a millisecond
