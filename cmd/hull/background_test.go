@@ -16,11 +16,13 @@ import (
 type jobs struct {
 	environment []string // names of the variables to hand on
 	running     map[string]*job
+	awaited     time.Time // when the last await was over
 }
 
 type job struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
+	end  time.Time     // when that was
 }
 
 type jobsKey struct{}
@@ -74,9 +76,10 @@ func scriptStart(ts *testscript.TestScript, neg bool, args []string) {
 	defer errs.Close()
 	cmd.Stdout, cmd.Stderr = out, errs
 	ts.Check(cmd.Start())
-	started := &job{cmd, make(chan struct{})}
+	started := &job{cmd: cmd, done: make(chan struct{})}
 	go func() {
 		_ = cmd.Wait() // how it ended is looked at by finish
+		started.end = time.Now()
 		close(started.done)
 	}()
 	j.running[name] = started
@@ -99,6 +102,7 @@ func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
 	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
 		data, _ = os.ReadFile(ts.MkAbs(args[1]))
 		if want.Match(data) {
+			jobsOf(ts).awaited = time.Now()
 			return
 		}
 	}
@@ -115,11 +119,12 @@ func scriptSignal(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(jobsOf(ts).get(ts, args[1]).cmd.Process.Signal(number))
 }
 
-// finish NAME STATUS: wait for the end of a command that was started. Its exit
-// status must be this one; that of a command which a signal killed is 128+n.
+// finish NAME STATUS [WITHIN]: wait for the end of a command that was started. Its
+// exit status must be this one; that of a command which a signal killed is 128+n.
+// It must have ended within this time of what was awaited last.
 func scriptFinish(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: finish NAME STATUS")
+	if neg || len(args) != 2 && len(args) != 3 {
+		ts.Fatalf("usage: finish NAME STATUS [WITHIN]")
 	}
 	want, err := strconv.Atoi(args[1])
 	ts.Check(err)
@@ -138,5 +143,12 @@ func scriptFinish(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		text, _ := os.ReadFile(ts.MkAbs(args[0] + ".err"))
 		ts.Fatalf("exit status %d, want %d; it said:\n%s", got, want, text)
+	}
+	if len(args) == 3 {
+		most, err := time.ParseDuration(args[2])
+		ts.Check(err)
+		if took := job.end.Sub(jobsOf(ts).awaited); took > most {
+			ts.Fatalf("ended %v after what was awaited, at most %v are allowed", took, most)
+		}
 	}
 }

@@ -50,7 +50,14 @@ const (
 // timingText is what --timing is without a file name.
 const timingText = "-"
 
-func (f *runFlags) register(flags *pflag.FlagSet) {
+// envBootTimeout sets what --boot-timeout is by default, for hosts that are slow.
+const envBootTimeout = "HULL_BOOT_TIMEOUT"
+
+func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
+	bootTimeout := engine.DefaultBootTimeout
+	if d, err := time.ParseDuration(getenv(envBootTimeout)); err == nil && d > 0 {
+		bootTimeout = d
+	}
 	flags.SortFlags = true
 	// -h is the hostname here, as docker has it.
 	flags.Bool("help", false, "Show this help")
@@ -84,7 +91,7 @@ func (f *runFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.kernel, "kernel", "", "Boot this kernel `file` instead of the built-in one")
 	flags.StringVar(&f.initrd, "initrd", "", "Unpack this initramfs `file` before hull's own")
 	flags.StringVar(&f.append, "append", "", "Add `words` to the kernel command line")
-	flags.DurationVar(&f.bootTimeout, "boot-timeout", engine.DefaultBootTimeout, "How long the VM may take to boot")
+	flags.DurationVar(&f.bootTimeout, "boot-timeout", bootTimeout, "How long the VM may take to boot; $HULL_BOOT_TIMEOUT changes the default")
 	flags.StringVar(&f.timing, "timing", "", "Show where the time of the start goes; --timing=`FILE`.svg draws it as well")
 	flags.Lookup("timing").NoOptDefVal = timingText
 }

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +15,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/cmd/internal/engine"
 )
 
 // helperPrograms are the programs that scripts can run besides hull: just one,
@@ -32,6 +38,10 @@ func helperPrograms() map[string]func() {
 			"push":     helperPush,
 			"at":       helperAt,
 			"script":   helperScript,
+			"head":     helperHead,
+			"left":     helperLeft,
+			"lists":    helperLists,
+			"sums":     helperSums,
 		}
 		if len(os.Args) < 2 || parts[os.Args[1]] == nil {
 			fmt.Fprintln(os.Stderr, "e2e: no such part")
@@ -95,10 +105,13 @@ func runAs(user *syscall.Credential, args []string) error {
 	return cmd.Run()
 }
 
-// helperKill sends SIGKILL to the VM process of the container with this ID: its
-// first argument is the ID's short form.
+// helperKill sends SIGKILL to the VM process of a container: kill CIDFILE
 func helperKill(args []string) error {
-	if err := usage(args, 1, "kill ID"); err != nil {
+	if err := usage(args, 1, "kill CIDFILE"); err != nil {
+		return err
+	}
+	id, err := os.ReadFile(args[0])
+	if err != nil {
 		return err
 	}
 	entries, err := os.ReadDir("/proc")
@@ -114,11 +127,11 @@ func helperKill(args []string) error {
 		if err != nil {
 			continue
 		}
-		if isVMProcess(string(line), args[0]) {
+		if isVMProcess(string(line), engine.ShortID(string(id))) {
 			return unix.Kill(pid, unix.SIGKILL)
 		}
 	}
-	return fmt.Errorf("no VM process of container %q", args[0])
+	return fmt.Errorf("no VM process of container %s", id)
 }
 
 // isVMProcess tells whether a command line, as /proc has it, is that of the VM
@@ -195,4 +208,79 @@ func helperScript(args []string) error {
 		}
 	}
 	return nil
+}
+
+// helperHead shows the first lines of a command's output and then reads no more:
+// head LINES COMMAND...
+func helperHead(args []string) error {
+	if err := usage(args, 2, "head LINES COMMAND..."); err != nil {
+		return err
+	}
+	lines, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(args[1], args[2:]...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	in := bufio.NewScanner(out)
+	for range lines {
+		if !in.Scan() {
+			break
+		}
+		fmt.Println(in.Text())
+	}
+	out.Close()
+	err = cmd.Wait()
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.ExitStatus() == 128+int(unix.SIGPIPE) {
+		return nil
+	}
+	return err
+}
+
+// helperLeft fails if something is left of containers.
+func helperLeft(args []string) error { return leftBehind(filepath.Dir(os.Getenv("HULL_DATA_DIR"))) }
+
+// helperLists fails unless a command's output has the text: lists TEXT COMMAND...
+func helperLists(args []string) error {
+	if err := usage(args, 2, "lists TEXT COMMAND..."); err != nil {
+		return err
+	}
+	out, err := exec.Command(args[1], args[2:]...).Output()
+	if err == nil && !bytes.Contains(out, []byte(args[0])) {
+		err = fmt.Errorf("no %q in:\n%s", args[0], out)
+	}
+	return err
+}
+
+// helperSums writes the SHA-256 of all images' disks into a file: sums OUT
+func helperSums(args []string) error {
+	if err := usage(args, 1, "sums OUT"); err != nil {
+		return err
+	}
+	disks, err := filepath.Glob(filepath.Join(os.Getenv("HULL_DATA_DIR"), "layers", "*.ext4"))
+	if err != nil {
+		return err
+	}
+	var list strings.Builder
+	for _, disk := range disks {
+		f, err := os.Open(disk)
+		if err != nil {
+			return err
+		}
+		hash := sha256.New()
+		_, err = io.Copy(hash, f)
+		f.Close()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&list, "%x %s\n", hash.Sum(nil), filepath.Base(disk))
+	}
+	return os.WriteFile(args[0], []byte(list.String()), 0o600)
 }

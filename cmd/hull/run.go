@@ -47,7 +47,7 @@ executed, 128+n if signal n killed it, and 125 if hull itself failed.`,
 		},
 	}
 	cmd.Flags().SetInterspersed(false) // what follows IMAGE belongs to the command
-	flags.register(cmd.Flags())
+	flags.register(cmd.Flags(), a.getenv)
 	return cmd
 }
 

@@ -8,9 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -74,11 +76,13 @@ type suite struct {
 	cache  string // one for all: unpacking is slow in the lab
 	debian string
 	host   string // what `hull doctor` says of KVM: "none", "kvm" or "vm"
+	slots  chan struct{} // as many scripts run at once as it takes
 }
 
 func newSuite(t testing.TB) *suite {
 	t.Helper()
 	s := &suite{binary: os.Getenv(envBinary), debian: os.Getenv(envDebian)}
+	s.slots = make(chan struct{}, max(1, runtime.NumCPU()/2))
 	var err error
 	if s.binary != "" {
 		if s.binary, err = exec.LookPath(s.binary); err == nil {
@@ -136,8 +140,10 @@ func (s *suite) need(t *testing.T, group string) {
 // setup gives a script directories of its own, and looks after it for what it has
 // left behind.
 func (s *suite) setup(t *testing.T, env *testscript.Env) error {
+	s.slots <- struct{}{}
 	home, err := os.MkdirTemp(s.base, "")
 	if err != nil {
+		<-s.slots
 		return err
 	}
 	env.Setenv("HOME", filepath.Join(home, "home"))
@@ -146,6 +152,8 @@ func (s *suite) setup(t *testing.T, env *testscript.Env) error {
 	env.Setenv("HULL_CACHE_DIR", s.cache)
 	env.Setenv("DEBIAN", s.debian)
 	env.Setenv("TERM", "xterm")
+	// The lab is slow, and slower with others at work.
+	env.Setenv(envBootTimeout, (2 * patience).String())
 	if s.binary != "" {
 		env.Setenv("PATH", filepath.Dir(s.binary)+string(os.PathListSeparator)+env.Getenv("PATH"))
 	}
@@ -156,7 +164,8 @@ func (s *suite) setup(t *testing.T, env *testscript.Env) error {
 	}
 	env.Values[jobsKey{}] = j
 	env.Defer(func() {
-		if err := leftBehind(home); err != nil {
+		<-s.slots
+		if err := untilNothingLeft(home); err != nil {
 			t.Errorf("%s: %v", filepath.Base(env.WorkDir), err)
 		}
 		if err := os.RemoveAll(home); err != nil {
@@ -202,6 +211,19 @@ func leftBehind(home string) error {
 		errs = append(errs, fmt.Errorf("left behind: process %d (%s)", pid, strings.TrimSpace(string(name))))
 	}
 	return errors.Join(errs...)
+}
+
+// untilNothingLeft waits for what is about to end, such as the VMs of commands that
+// were killed when a script failed.
+func untilNothingLeft(home string) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); ; <-tick.C {
+		err := leftBehind(home)
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // processesUsing lists the processes that have a file below dir open.

@@ -163,7 +163,6 @@ func (r *run) startRequest() (*proto.Start, error) {
 	return request, nil
 }
 
-
 // markStage notes a stage that the VM process reports.
 func markStage(line *timeline.Timeline, e vmm.Event) {
 	if e.Event != "stage" {

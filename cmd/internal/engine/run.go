@@ -244,9 +244,11 @@ func (r *run) explain(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	var refused *proto.Error
-	if r.exited || errors.As(err, &refused) {
+	if r.exited {
 		return err
+	}
+	if refused, ok := errors.AsType[*proto.Error](err); ok {
+		return refused // says all by itself
 	}
 	if errors.Is(err, errBootTimeout) {
 		return r.bootTimeout()

@@ -183,11 +183,17 @@ func SplitHost(entry string) (name string, address netip.Addr, err error) {
 	return name, address, nil
 }
 
-// Command is what the container runs, in one line; "" when there is nothing.
+// Command is what the container runs, in one line as docker writes it; "" when
+// there is nothing.
 func (r *Record) Command() string {
 	args, err := command(&r.Config, &r.ImageConfig)
 	if err != nil {
 		return ""
+	}
+	for i, arg := range args {
+		if i > 0 && strings.Contains(arg, " ") {
+			args[i] = "'" + arg + "'"
+		}
 	}
 	return strings.Join(args, " ")
 }
