@@ -31,6 +31,8 @@ func (b below) find(components []string) (i *inode, found bool) {
 		case n.kind == directory && n.implicit:
 			found = true
 			stop = stop || n.fresh
+		case found && n.kind != directory:
+			return nil, true // the directory above replaced it
 		default:
 			return n.inode, true
 		}

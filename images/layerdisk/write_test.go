@@ -123,6 +123,10 @@ func TestContext(t *testing.T) {
 			[][]entry{base, {file(".wh.var", ""), dir("var"), file("var/n", "1"), dir("etc"), file("etc/n", "2"), file(".wh.etc", ""), file("lib", "3"), file(".wh.lib", "")}},
 			"var=d opaque; var/n=- 1; etc=d opaque; etc/n=- 2; lib=- 3", false, false,
 		},
+		"a whiteout in a directory that replaced a file": {
+			[][]entry{{file("d", "a file")}, {file("d/x", "1")}, {file("d/.wh.x", "")}},
+			"d=d; d/x=whiteout", false, false,
+		},
 		"a device 0:0 is a whiteout": {
 			[][]entry{base, {device("lib", tar.TypeChar, 0, 0)}},
 			"lib=whiteout", false, false,
