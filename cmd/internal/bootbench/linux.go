@@ -45,7 +45,7 @@ func linux(o options) error {
 	hull := func(name, platform, words string) *contender {
 		return &contender{
 			name: name, note: "boot --platform " + platform, marker: linuxMarker, endsByItself: true,
-			argv: []string{o.hull, "boot", "--platform", platform, "--kernel", o.kernel, "--initrd", initrd, "--memory", "128m", "--append", words},
+			argv: []string{o.hull, "boot", "--platform", platform, "--kernel", o.kernel, "--initrd", initrd, "--memory", "256m", "--append", words},
 		}
 	}
 	contenders := []*contender{hull("hull", "acpi", words), hull("hull-mptable", "mptable", "reboot=k "+words+" -- restart")}
@@ -54,7 +54,7 @@ func linux(o options) error {
 		qemu := func(name, machine, words string) *contender {
 			return &contender{
 				name: name, note: "-M " + machine + " " + v, marker: linuxMarker, endsByItself: true,
-				argv: []string{o.qemu, "-M", machine, "-accel", "kvm", "-cpu", "host", "-m", "128", "-kernel", o.kernel, "-initrd", initrd,
+				argv: []string{o.qemu, "-M", machine, "-accel", "kvm", "-cpu", "host", "-m", "256", "-kernel", o.kernel, "-initrd", initrd,
 					"-append", "console=ttyS0 " + words, "-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot"},
 			}
 		}
@@ -65,7 +65,7 @@ func linux(o options) error {
 	if o.gokvm != "" {
 		contenders = append(contenders, &contender{
 			name: "gokvm", note: "(v0.0.8-0.20231003020000)", marker: linuxMarker, endsByItself: true,
-			argv: []string{o.gokvm, "boot", "-k", o.kernel, "-i", initrd, "-m", "128M", "-c", "1", "-p", "console=ttyS0 reboot=t " + words + " -- restart"},
+			argv: []string{o.gokvm, "boot", "-k", o.kernel, "-i", initrd, "-m", "256M", "-c", "1", "-p", "console=ttyS0 reboot=t " + words + " -- restart"},
 		})
 	}
 	// The same, to the first instruction of a container's workload.
@@ -79,7 +79,7 @@ func linux(o options) error {
 	if err != nil {
 		return err
 	}
-	table(os.Stdout, "exec to the first line of /init and to the end of the process, same kernel and initramfs, 128 MiB, one vCPU\n"+
+	table(os.Stdout, "exec to the first line of /init and to the end of the process, same kernel and initramfs, 256 MiB, one vCPU\n"+
 		"(in the lab's deterministic mode 1 ms is 1 M instructions)", "ms", all, "qemu")
 	return nil
 }
