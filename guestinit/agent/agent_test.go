@@ -60,10 +60,6 @@ func TestCannotStart(t *testing.T) {
 		{"directory", func(s *specs.Spec) { s.Process.Args = []string{"/etc"} }, proto.CodeNotExecutable},
 		{"no interpreter", func(s *specs.Spec) { s.Process.Args = []string{"/lost"} }, proto.CodeNotFound},
 		{"no program", func(s *specs.Spec) { s.Process.Args = []string{"/noexec"} }, proto.CodeNotExecutable},
-		{"no arguments", func(s *specs.Spec) { s.Process.Args = nil }, proto.CodeInvalid},
-		{"empty argument", func(s *specs.Spec) { s.Process.Args = []string{""} }, proto.CodeInvalid},
-		{"no process", func(s *specs.Spec) { s.Process = nil }, proto.CodeInvalid},
-		{"relative cwd", func(s *specs.Spec) { s.Process.Cwd = "etc" }, proto.CodeInvalid},
 		{"cwd is a file", func(s *specs.Spec) { s.Process.Cwd = "/text" }, proto.CodeIO},
 		{"unknown user", func(s *specs.Spec) { s.Process.User.Username = "nemo" }, proto.CodeInvalid},
 		{"unknown group", func(s *specs.Spec) { s.Process.User.Username = "root:nemo" }, proto.CodeInvalid},
@@ -72,11 +68,6 @@ func TestCannotStart(t *testing.T) {
 			s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_FLY"}}
 		}, proto.CodeInvalid},
 		{"unknown limit", func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_FUN"}} }, proto.CodeInvalid},
-		{"seccomp", func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} }, proto.CodeUnsupported},
-		{"hooks", func(s *specs.Spec) { s.Hooks = &specs.Hooks{} }, proto.CodeUnsupported},
-		{"user namespace", func(s *specs.Spec) {
-			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.UserNamespace}}
-		}, proto.CodeUnsupported},
 		{"mount over the root", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x/..", Type: "tmpfs", Source: "tmpfs"})
 		}, proto.CodeInvalid},
@@ -339,7 +330,8 @@ func TestExec(t *testing.T) {
 			wantCode(t, "name taken", err, proto.CodeInvalid)
 			_, err = g.exec("two", testSpec("no-such-program").Process, "")
 			wantCode(t, "not found", err, proto.CodeNotFound)
-			if r, err = g.exec("two", testSpec("touch", "/tmp/go").Process, ""); err != nil || r.exit.Code() != 0 {
+			// The end of the main process, which this brings about, may come before its own.
+			if r, err = g.exec("two", testSpec("touch", "/tmp/go").Process, ""); err != nil || (r.exit.Code() != 0 && r.exit.Code() != 137) {
 				t.Errorf("%+v, %v", r, err)
 			}
 			if exit, err := main.Wait(t.Context()); err != nil || exit.Code() != 6 {
