@@ -96,6 +96,7 @@ func writeInitramfs(path string) (err error) {
 	records := []cpio.Record{
 		cpio.Directory("dev", 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
+		cpio.CharDev("dev/kmsg", 0o600, 1, 11),
 		cpio.StaticFile("init", string(markerInit), 0o755),
 	}
 	for _, r := range records {
