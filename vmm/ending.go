@@ -11,10 +11,10 @@ import (
 // a guest that did not end in order.
 const consoleLines = 30
 
-// orderly tells whether a guest ended as it, or the host, meant to.
-func (r *Result) orderly() bool {
-	return r.Reason == ReasonPowerOff || r.Reason == ReasonReboot || r.Reason == ReasonStopped
-}
+// orderly tells whether nobody will ask what the guest said last. Of a reset they
+// will: a kernel that panics may ask for one. Of a stop too: a host that has
+// waited in vain for its guest's agent stops it.
+func (r *Result) orderly() bool { return r.Reason == ReasonPowerOff }
 
 // power is told by devices, on a vCPU's thread, that the guest wants to end.
 func (m *Machine) power(e devices.PowerEvent) {
