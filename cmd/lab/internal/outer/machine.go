@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"sync"
 	"syscall"
 
@@ -116,6 +117,8 @@ func (m *Machine) assemble(config Config) error {
 		return err
 	}
 	files.keep(port, console)
+	// Kernel and modules took some 200 MB to unpack, and this process may stay for hours.
+	debug.FreeOSMemory()
 	m.session = mux.New(port, mux.Host)
 	go func() {
 		defer console.Close()
