@@ -75,7 +75,7 @@ type suite struct {
 	base   string // a short path: sockets lie below it
 	cache  string // one for all: unpacking is slow in the lab
 	debian string
-	host   string // what `hull doctor` says of KVM: "none", "kvm" or "vm"
+	host   string        // what `hull doctor` says of KVM: "none", "kvm" or "vm"
 	slots  chan struct{} // as many scripts run at once as it takes
 }
 
