@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
@@ -56,7 +57,10 @@ func FuzzConvert(f *testing.F) {
 				}
 				return
 			}
-			checkDisk(t, disk.Name())
+			// Starting e2fsck takes most of the time; one in eight inputs pays for it.
+			if crc32.ChecksumIEEE(layer)%8 == 0 {
+				checkDisk(t, disk.Name())
+			}
 			readDisk(t, disk.Name())
 		}
 	})
