@@ -171,7 +171,7 @@ func TestCrashedMachineIsReplaced(t *testing.T) {
 	}
 	r := reader{t, bufio.NewReader(errs)}
 	r.until("the outer machine failed: QEMU ended")
-	r.until("sysrq triggered crash")
+	r.until("console: ") // the end of what its kernel had to say
 	if err := os.WriteFile(flag, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -223,14 +223,16 @@ func TestKilledKeeper(t *testing.T) {
 
 // TestDeterministicMachine: its clock counts instructions, so the same work takes
 // the same time whatever the host does.
+// The shortest of several runs: what comes between, such as the host serving a
+// file, only ever adds.
 func TestDeterministicMachine(t *testing.T) {
 	program := lab(t)
 	const script = `
 		cp /usr/bin/gzip /run/gzip; head -c 3000000 /dev/zero >/run/zeros
 		/run/gzip -c /run/zeros >/dev/null
-		for i in 1 2 3 4 5; do
+		for i in 1 2 3 4 5 6 7 8 9; do
 			a=$(date +%s%N); /run/gzip -c /run/zeros >/dev/null; b=$(date +%s%N); echo $((b - a))
-		done | sort -n | sed -n 3p`
+		done | sort -n | head -n 1`
 	var took [2]float64
 	for i := range took {
 		out, err := exec.Command(program, "run", "--deterministic", "--", "sh", "-c", script).Output()
