@@ -149,11 +149,11 @@ func (m *mux) unknow(c *conn) {
 // post has packets sent to the guest when there is room.
 func (m *mux) post(c *conn, bits uint32) {
 	c.pend |= bits
-	m.wake1(c)
+	m.enlist(c)
 }
 
-// wake1 puts c on the list of those that have something for the guest, if it has.
-func (m *mux) wake1(c *conn) {
+// enlist puts c on the list of those that have something for the guest, if it has.
+func (m *mux) enlist(c *conn) {
 	if c.pend != 0 || c.hasData() {
 		m.ready.add(&c.ready)
 	}

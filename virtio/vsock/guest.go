@@ -111,7 +111,7 @@ func (m *mux) packetOf(c *conn, h *header, data *virtio.Buffers) {
 	if c.state == stateOpen {
 		c.asked = c.asked && c.credit() == 0
 		m.checkStall(c)
-		m.wake1(c)
+		m.enlist(c)
 	}
 }
 

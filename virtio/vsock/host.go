@@ -94,7 +94,7 @@ func (m *mux) socketEvent(c *conn, events uint32) {
 			m.settle(c)
 		}
 		m.checkStall(c)
-		m.wake1(c)
+		m.enlist(c)
 	case stateDrain:
 		m.flush(c)
 	}

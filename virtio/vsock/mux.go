@@ -20,7 +20,7 @@ const (
 	// maxRefusals is how many RSTs to nobody's packets wait for receive buffers before transmission stops.
 	maxRefusals = 256
 
-	// Credit for one connection in bytes, and for all of those that get the most. In all, 112 MiB when thousands of
+	// Credit for one connection in bytes, and for all of those that get the most. In all some 110 MiB when thousands of
 	// host programs read nothing.
 	maxGrant    = 256 << 10
 	minGrant    = 16 << 10
@@ -77,6 +77,7 @@ type mux struct {
 	txHeld   bool  // it is not, until there is room for refusals
 	rxStarve bool  // the receive queue is empty, and the driver will kick
 	again    bool  // a budget has run out: do not sleep
+	rounds   int   // of the loop; an idle device makes none
 
 	slots      []*conn
 	free       []uint32
@@ -150,6 +151,7 @@ func (m *mux) run() {
 			n = 0 // EINTR; nothing else is possible
 		}
 		m.again = false
+		m.rounds++
 		for i := range m.events[:n] {
 			m.handle(&m.events[i])
 		}
@@ -257,6 +259,7 @@ func (m *mux) lastWords() {
 func (m *mux) fail(err error) {
 	m.irq.NeedsReset(err)
 	m.rx, m.tx, m.event = nil, nil, nil
+	m.txWork, m.txHeld = false, false
 	m.forget()
 }
 

@@ -102,7 +102,7 @@ func (m *mux) turn(q *virtio.Queue, c *conn) (served bool, err error) {
 	}
 	m.ready.remove(&c.ready)
 	if m.slots[c.slot] == c {
-		m.wake1(c)
+		m.enlist(c)
 	}
 	return true, nil
 }
