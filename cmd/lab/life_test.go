@@ -171,7 +171,7 @@ func TestCrashedMachineIsReplaced(t *testing.T) {
 	}
 	r := reader{t, bufio.NewReader(errs)}
 	r.until("the outer machine failed: ") // QEMU and virtiofsd go together
-	r.until("console: ") // the end of what its kernel had to say
+	r.until("console: ")                  // the end of what its kernel had to say
 	if err := os.WriteFile(flag, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
