@@ -25,6 +25,15 @@ type job struct {
 	end  time.Time     // when that was
 }
 
+func (j *job) ended() bool {
+	select {
+	case <-j.done:
+		return true
+	default:
+		return false
+	}
+}
+
 type jobsKey struct{}
 
 func jobsOf(ts *testscript.TestScript) *jobs { return ts.Value(jobsKey{}).(*jobs) }
@@ -98,15 +107,24 @@ func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	var data []byte
-	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
-		data, _ = os.ReadFile(ts.MkAbs(args[1]))
-		if want.Match(data) {
-			jobsOf(ts).awaited = time.Now()
+	j := jobsOf(ts)
+	began := time.Now()
+	for {
+		writer := j.running[strings.TrimSuffix(strings.TrimSuffix(args[1], ".out"), ".err")]
+		ended := writer != nil && writer.ended()
+		data, _ := os.ReadFile(ts.MkAbs(args[1]))
+		switch {
+		case want.Match(data):
+			j.awaited = time.Now()
 			return
+		case ended:
+			said, _ := os.ReadFile(ts.MkAbs(strings.TrimSuffix(args[1], ".out") + ".err"))
+			ts.Fatalf("no match for %q, and the command has ended; it said:\n%s%s", args[0], data, said)
+		case time.Since(began) > patience:
+			ts.Fatalf("no match for %q after %v in %s:\n%s", args[0], patience, args[1], data)
 		}
+		<-tick.C
 	}
-	ts.Fatalf("no match for %q after %v in %s:\n%s", args[0], patience, args[1], data)
 }
 
 // signal SIGNAL NAME: send a signal to a command that was started.

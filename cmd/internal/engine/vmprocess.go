@@ -226,7 +226,7 @@ type VMError struct {
 }
 
 // consoleLines is how much of the console an error message shows.
-const consoleLines = 20
+const consoleLines = 30
 
 func (e *VMError) Error() string {
 	console := strings.TrimRight(e.Console, "\r\n\x00 ")
