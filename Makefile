@@ -14,7 +14,7 @@ GUEST   := go.mod go.sum $(shell find guestinit images/mkguest images/scratch -t
 PAYLOAD := build/initramfs.cpio build/uroot.ext4 build/uroot.json build/scratch.tmpl build/hull-vmm
 
 .DELETE_ON_ERROR:
-.PHONY: all deps kernel run test test-unit test-e2e lint bench-boot chaos fuzz clean
+.PHONY: all deps kernel run test test-unit test-lab test-e2e lint bench-boot chaos fuzz clean
 
 all: bin/hull bin/lab
 
@@ -71,7 +71,12 @@ lint:
 	$(GO) tool staticcheck ./...
 
 test-unit:
-	$(GO) test -race ./...
+	$(GO) test -race -short ./...
+
+# Boots machines, minutes.
+test-lab:
+	.ci/deps lab
+	$(GO) test -timeout 30m ./cmd/lab
 
 build/e2e.test: $(SOURCES) $(wildcard cmd/hull/*_test.go)
 	CGO_ENABLED=0 $(GO) test -c -trimpath -o $@ ./cmd/hull
