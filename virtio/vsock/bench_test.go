@@ -135,6 +135,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 // BenchmarkConnect opens connections from the host and closes them.
 func BenchmarkConnect(b *testing.B) {
 	g := newDriver(b, options{})
+	b.ResetTimer()
 	for range b.N {
 		c, port := g.connect(9, plenty)
 		c.Close()
