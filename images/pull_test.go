@@ -330,7 +330,11 @@ func TestPullResumesNextTime(t *testing.T) {
 	reg.intercept(func(w http.ResponseWriter, r *http.Request, inner http.Handler) {
 		switch {
 		case isBlob(r, digest) && broken.Load():
-			<-smallDone // so that the other layer is complete when this one fails
+			select {
+			case <-smallDone: // so that the other layer is complete when this one fails
+			case <-r.Context().Done():
+				return
+			}
 			w.Header().Set("Content-Length", fmt.Sprint(size))
 			w.Write(compressed[:200_000])
 			w.(http.Flusher).Flush()
