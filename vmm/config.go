@@ -1,25 +1,25 @@
 package vmm
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 )
 
 // File names a file by path or by a descriptor that the process already has.
-// A jailed VM process gets descriptors only. Exactly one of the two is set.
+// A jailed VM process gets descriptors only; Path is then what messages call the
+// file, and is not opened.
 type File struct {
 	Path string `json:"path,omitempty"`
-	FD   int    `json:"fd,omitempty"` // 3 or more; 0 means "use Path"
+	FD   int    `json:"fd,omitempty"` // 3 or more; 0 means "open Path"
 }
 
 // Open returns the file, opened with flag when it is named by path. A file
 // named by descriptor is returned as it is: the caller owns it from then on.
 func (f File) Open(flag int) (*os.File, error) {
 	switch {
-	case f.FD != 0 && f.Path != "":
-		return nil, fmt.Errorf("file %q: has a path and descriptor %d; give one", f.Path, f.FD)
 	case f.FD >= 3:
-		return os.NewFile(uintptr(f.FD), fmt.Sprintf("descriptor %d", f.FD)), nil
+		return os.NewFile(uintptr(f.FD), cmp.Or(f.Path, fmt.Sprintf("descriptor %d", f.FD))), nil
 	case f.FD != 0:
 		return nil, fmt.Errorf("file descriptor %d: must be 3 or more", f.FD)
 	case f.Path == "":

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/cmd/internal/engine"
+	"github.com/hullvm/hull/images/guestkernel"
 )
 
 // helperPrograms are the programs that scripts can run besides hull: just one,
@@ -42,6 +43,7 @@ func helperPrograms() map[string]func() {
 			"left":     helperLeft,
 			"lists":    helperLists,
 			"sums":     helperSums,
+			"vmlinux":  helperVmlinux,
 		}
 		if len(os.Args) < 2 || parts[os.Args[1]] == nil {
 			fmt.Fprintln(os.Stderr, "e2e: no such part")
@@ -114,24 +116,25 @@ func helperKill(args []string) error {
 	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return err
+	if pid := vmProcess(engine.ShortID(string(id))); pid != 0 {
+		return unix.Kill(pid, unix.SIGKILL)
 	}
+	return fmt.Errorf("no VM process of container %s", id)
+}
+
+// vmProcess finds the VM process of a container; 0 if there is none.
+func vmProcess(id string) int {
+	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		line, err := os.ReadFile("/proc/" + e.Name() + "/cmdline")
-		if err != nil {
-			continue
-		}
-		if isVMProcess(string(line), engine.ShortID(string(id))) {
-			return unix.Kill(pid, unix.SIGKILL)
+		if line, err := os.ReadFile("/proc/" + e.Name() + "/cmdline"); err == nil && isVMProcess(string(line), id) {
+			return pid
 		}
 	}
-	return fmt.Errorf("no VM process of container %s", id)
+	return 0
 }
 
 // isVMProcess tells whether a command line, as /proc has it, is that of the VM
@@ -283,4 +286,25 @@ func helperSums(args []string) error {
 		fmt.Fprintf(&list, "%x %s\n", hash.Sum(nil), filepath.Base(disk))
 	}
 	return os.WriteFile(args[0], []byte(list.String()), 0o600)
+}
+
+// helperVmlinux unpacks the ELF kernel inside a bzImage: vmlinux BZIMAGE OUT
+func helperVmlinux(args []string) error {
+	if err := usage(args, 2, "vmlinux BZIMAGE OUT"); err != nil {
+		return err
+	}
+	f, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	elf, err := guestkernel.Vmlinux(f, info.Size())
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(args[1], elf, 0o600)
 }

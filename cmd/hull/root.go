@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/cmd/internal/engine"
 )
 
 // Exit statuses of failed commands, as docker's.
@@ -107,10 +109,11 @@ func run(a *app, args []string) int {
 	defer a.close()
 	root := newRoot(a)
 	root.SetArgs(args)
-	cmd, err := root.ExecuteC()
+	cmd, err := root.ExecuteContextC(context.Background())
 	if err == nil {
 		return 0
 	}
+	err = explain(cmd, err)
 	status := statusFailed
 	var withStatus *statusError
 	if errors.As(err, &withStatus) {
@@ -175,11 +178,30 @@ func wrongArgs(cmd *cobra.Command, how string, n int) error {
 }
 
 // interruptible is the context of a command that an interrupt ends: it cleans up
-// and fails.
-func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
-	ctx := cmd.Context()
-	if ctx == nil {
-		ctx = context.Background()
+// and fails, and run says why. It is the command's from then on.
+func interruptible(cmd *cobra.Command) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(cmd.Context())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	go func() {
+		select {
+		case s := <-signals:
+			cancel(&engine.InterruptedError{Signal: s.(unix.Signal)})
+		case <-ctx.Done():
+		}
+	}()
+	cmd.SetContext(ctx)
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
 	}
-	return signal.NotifyContext(ctx, os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+}
+
+// explain returns the interrupt that ended a command as its error.
+func explain(cmd *cobra.Command, err error) error {
+	var interrupted *engine.InterruptedError
+	if errors.Is(err, context.Canceled) && errors.As(context.Cause(cmd.Context()), &interrupted) {
+		return &statusError{engine.ExitCode(interrupted), interrupted}
+	}
+	return err
 }

@@ -71,11 +71,7 @@ func runContainer(a *app, cmd *cobra.Command, flags *runFlags, args []string) (s
 	if err != nil {
 		return 0, err
 	}
-	ctx, container, err := createContainer(a, cmd, e, flags, config)
-	if err != nil {
-		return 0, err
-	}
-	// From here on the signals are the workload's.
+	// The signals are the workload's; before there is one they end the run.
 	signals := make(chan os.Signal, 16)
 	if flags.sigProxy {
 		signal.Notify(signals, engine.Forwardable()...)
@@ -84,6 +80,10 @@ func runContainer(a *app, cmd *cobra.Command, flags *runFlags, args []string) (s
 	}
 	signal.Ignore(unix.SIGPIPE) // a reader that went away is reported by the write
 	defer signal.Stop(signals)
+	ctx, container, err := createContainer(a, cmd, e, flags, config)
+	if err != nil {
+		return 0, err
+	}
 	defer func() {
 		if releaseErr := container.Release(ctx); err == nil {
 			err = releaseErr
@@ -131,6 +131,9 @@ func createContainer(a *app, cmd *cobra.Command, e *engine.Engine, flags *runFla
 			return nil, nil, fmt.Errorf("image %q: not in the local store; %w", config.Image, pullErr)
 		}
 		container, err = e.Create(ctx, flags.name, config)
+	}
+	if err == nil && ctx.Err() != nil { // too late to stop it from being made
+		err = errors.Join(ctx.Err(), container.Release(outlive))
 	}
 	if err != nil {
 		return nil, nil, err

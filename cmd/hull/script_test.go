@@ -28,12 +28,14 @@ import (
 // is the hull to test; without it the one in this binary is, which carries no
 // guest kernel and so is good for unit only. $HULL_E2E_REQUIRE=vm (or kvm) makes a
 // failure of what would be skipped otherwise. $HULL_DEBIAN_TAR is the tar of a
-// Debian root filesystem with Python. $HULL_LAB says that this is the lab: what needs no KVM has run
-// outside, and faster.
+// Debian root filesystem with Python, $HULL_CLOUD_KERNEL one of Debian's kernels whose
+// modules this host has. $HULL_LAB says that this is the lab: what needs no KVM has
+// run outside, and faster.
 const (
 	envBinary  = "HULL_BIN"
 	envRequire = "HULL_E2E_REQUIRE"
 	envDebian  = "HULL_DEBIAN_TAR"
+	envCloud   = "HULL_CLOUD_KERNEL"
 	envLab     = "HULL_LAB"
 )
 
@@ -151,6 +153,7 @@ func (s *suite) setup(t *testing.T, env *testscript.Env) error {
 	env.Setenv("HULL_RUN_DIR", filepath.Join(home, "run"))
 	env.Setenv("HULL_CACHE_DIR", s.cache)
 	env.Setenv("DEBIAN", s.debian)
+	env.Setenv("CLOUD_KERNEL", os.Getenv(envCloud))
 	env.Setenv("TERM", "xterm")
 	// The lab is slow, and slower with others at work.
 	env.Setenv(envBootTimeout, (2 * patience).String())
@@ -181,17 +184,16 @@ func (s *suite) condition(name string) (bool, error) {
 		return os.Geteuid() == 0, nil
 	case "debian":
 		return s.debian != "", nil
+	case "cloud_kernel":
+		return os.Getenv(envCloud) != "", nil
 	case "vm", "kvm":
 		return s.host == name, nil
-	}
-	if variable, ok := strings.CutPrefix(name, "env:"); ok {
-		return os.Getenv(variable) != "", nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
 }
 
 // leftBehind tells what is left of containers in a script's directories: sockets
-// and locks, names and records, and processes that have anything of it open.
+// and locks, names and records, mounts, and processes that have anything of it open.
 // Containers that are kept must have been removed.
 func leftBehind(home string) error {
 	var errs []error
@@ -204,6 +206,12 @@ func leftBehind(home string) error {
 			if e.Name() != ".swept" {
 				errs = append(errs, fmt.Errorf("left behind: %s/%s", dir, e.Name()))
 			}
+		}
+	}
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, " "+home+"/") {
+			errs = append(errs, fmt.Errorf("left behind: mount %s", strings.TrimSpace(line)))
 		}
 	}
 	for _, pid := range processesUsing(home) {

@@ -27,7 +27,7 @@ type machineFlags struct {
 
 // add defines the flags. Those of the machine itself are listed in set.
 func (f *machineFlags) add(c *cobra.Command) {
-	c.Flags().IntVar(&f.config.CPUs, "cpus", 2, "CPUs of the machine")
+	c.Flags().IntVar(&f.config.CPUs, "cpus", 1, "CPUs of the machine (more than one is faster, and crashes now and then)")
 	c.Flags().IntVar(&f.config.Memory, "memory", 3072, "memory of the machine in MiB")
 	c.Flags().BoolVar(&f.config.Deterministic, "deterministic", false, "count time in instructions, on one CPU, for measurements that repeat")
 	c.Flags().BoolVar(&f.config.Deterministic, "icount", false, "same as --deterministic")
@@ -40,9 +40,6 @@ func (f *machineFlags) add(c *cobra.Command) {
 func (f *machineFlags) resolve(c *cobra.Command) (asked bool, err error) {
 	for _, name := range []string{"cpus", "memory", "deterministic", "icount", "console"} {
 		asked = asked || c.Flags().Changed(name)
-	}
-	if f.config.Deterministic && !c.Flags().Changed("cpus") {
-		f.config.CPUs = 1
 	}
 	if f.console != "" {
 		// Open as long as the process, which is as long as the machine.
@@ -83,7 +80,7 @@ afterwards. stdin, stdout, stderr, a terminal and signals are passed on, and the
 exit status is the command's; 125 is the lab's own, 124 that of --timeout.
 A machine that hangs is replaced once, and the command started over.`,
 		Example: `  lab run -- hull run --rm uroot uname -a
-  lab run --cpus 1 --memory 6144 --timeout 5m -- ./e2e.test -test.v
+  lab run --memory 6144 --timeout 5m -- ./e2e.test -test.v
   lab run --deterministic -- sh -c 'time hull run --rm uroot true'`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {

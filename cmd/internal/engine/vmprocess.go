@@ -60,7 +60,7 @@ func (t *fileTable) lend(f *os.File) vmm.File { return t.put(f, false) }
 func (t *fileTable) put(f *os.File, owned bool) vmm.File {
 	t.files = append(t.files, f)
 	t.owned = append(t.owned, owned)
-	return vmm.File{FD: fdFiles + len(t.files) - 1}
+	return vmm.File{FD: fdFiles + len(t.files) - 1, Path: f.Name()}
 }
 
 func (t *fileTable) close() {

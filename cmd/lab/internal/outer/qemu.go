@@ -80,8 +80,8 @@ func (c Config) commandLine() string {
 //
 // TCG lets a nested guest set XCR0 behind KVM's back, which loses its SSE registers:
 // no XSAVE, and nothing that needs it. And TCG emulates "rep movsb" byte by byte,
-// which makes all that copies five times as slow: no promise that it is fast. An oops
-// right after a CMPXCHG16B had the low half of RAX for flags: none of these either.
+// which makes all that copies five times as slow: no promise that it is fast. After a
+// CMPXCHG16B in a nested guest the flags were the low bits of RAX: none of these either.
 const cpu = "max,xsave=off,avx=off,avx2=off,f16c=off,fma=off,vaes=off,vpclmulqdq=off,pku=off,mpx=off,erms=off,cx16=off"
 
 // arguments is QEMU's command line.
