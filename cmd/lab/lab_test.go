@@ -128,7 +128,7 @@ func TestLabHasWhatHullNeeds(t *testing.T) {
 		stat -c %a /dev/kvm
 		touch /usr/bin/new-file /tmp/x /run/x /var/lib/hull/x
 	`)
-	if want := "Y\ncgroup2fs\n4\n/dev/loop0\n2\n1\n666\n"; out != want || errs != "" || status != 0 {
+	if want := "Y\ncgroup2fs\n4\n/dev/loop0\n1\n1\n666\n"; out != want || errs != "" || status != 0 {
 		t.Errorf("status %d, stdout:\n%s\nwant:\n%s\nstderr: %s", status, out, want, errs)
 	}
 	if _, err := os.Stat("/usr/bin/new-file"); err == nil {

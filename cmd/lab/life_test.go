@@ -194,14 +194,14 @@ func TestKilledKeeper(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if out, err := exec.Command(program, "start", "--name", "victim", "--cpus", "1").CombinedOutput(); err != nil {
+		if out, err := exec.Command(program, "start", "--name", "victim", "--cpus", "2").CombinedOutput(); err != nil {
 			t.Fatalf("start: %v\n%s", err, out)
 		}
 		status, err := place.Status()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command(program, "run", "--name", "victim", "nproc").Output(); err != nil || string(out) != "1\n" {
+		if out, err := exec.Command(program, "run", "--name", "victim", "nproc").Output(); err != nil || string(out) != "2\n" {
 			t.Errorf("nproc: %q, %v", out, err)
 		}
 		started := children(t, status.PID)
