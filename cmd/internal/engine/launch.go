@@ -150,7 +150,7 @@ func (r *run) startRequest() (*proto.Start, error) {
 	request := &proto.Start{
 		Process:  proto.InitProcess,
 		Spec:     spec,
-		Root:     proto.RootFS{Disk: layersDevice, Layers: len(r.disks), ReadOnly: c.ReadOnly},
+		Root:     proto.RootFS{Disk: layersDevice, Layers: len(r.disks), ReadOnly: c.ReadOnly, Volatile: c.AutoRemove},
 		Streams:  r.attach.names(c.Terminal),
 		Time:     time.Now().UnixNano(),
 		Entropy:  entropy,

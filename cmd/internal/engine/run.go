@@ -82,7 +82,7 @@ type run struct {
 	vm          *vmProcess
 	exited      bool              // the workload has, and Exit is known
 	listener    *net.UnixListener // for the agent
-	clockOffset int64             // host's CLOCK_MONOTONIC less guest's CLOCK_BOOTTIME, ns
+	clockOffset int64             // host's CLOCK_MONOTONIC less guest's CLOCK_BOOTTIME, ns; see hostTime
 }
 
 // errVMGone is why the context of the work is canceled when its VM has ended.
@@ -181,6 +181,14 @@ func (r *run) greet(ctx context.Context) (*proto.Client, error) {
 	return client, nil
 }
 
+// hostTime returns the host's CLOCK_MONOTONIC for a time that the guest has just
+// reported. Each report took some time to get here, which is in the clocks'
+// difference as it was measured then: the least difference is the truest.
+func (r *run) hostTime(guest int64) int64 {
+	r.clockOffset = min(r.clockOffset, monotonic()-guest)
+	return guest + r.clockOffset
+}
+
 // work starts the workload and sees it to its end.
 func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exit, error) {
 	request, err := r.startRequest()
@@ -203,7 +211,7 @@ func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exi
 		return Exit{}, err
 	}
 	close(started)
-	r.line.Mark(timeline.Workload, process.Time+r.clockOffset)
+	r.line.Mark(timeline.Workload, r.hostTime(process.Time))
 	if r.record.Config.Terminal {
 		handler(unix.SIGWINCH) // the size may have changed since the request was made
 	}
@@ -216,7 +224,7 @@ func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exi
 	}
 	r.relay.switchTo(interrupt(r.cancel))
 	if ended.Time != 0 {
-		r.line.Mark(timeline.Ended, ended.Time+r.clockOffset)
+		r.line.Mark(timeline.Ended, r.hostTime(ended.Time))
 	}
 	exit := Exit{Code: ended.Code(), OOMKilled: ended.OOMKilled}
 	r.exited = true
