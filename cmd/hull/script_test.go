@@ -184,6 +184,8 @@ func (s *suite) condition(name string) (bool, error) {
 		return os.Geteuid() == 0, nil
 	case "debian":
 		return s.debian != "", nil
+	case "lab":
+		return os.Getenv(envLab) != "", nil
 	case "cloud_kernel":
 		return os.Getenv(envCloud) != "", nil
 	case "vm", "kvm":

@@ -33,6 +33,12 @@ func (c *CPU) crash(message string) {
 // 15 bytes.
 const codeBytes = 16
 
+// Where a CPU starts after a reset. Intel SDM vol. 3, 10.1.4.
+const (
+	resetRIP    = 0xfff0
+	resetCSBase = 0xffff0000
+)
+
 func (c *CPU) dump() string {
 	var b strings.Builder
 	r, err := c.vcpu.Regs()
@@ -42,6 +48,10 @@ func (c *CPU) dump() string {
 	s, err := c.vcpu.Sregs()
 	if err != nil {
 		return err.Error()
+	}
+	if c.vcpu.Exit() == kvm.KVM_EXIT_SHUTDOWN && r.RIP == resetRIP && s.CS.Base == resetCSBase {
+		// APM vol. 2, 15.14.3: what a shutdown leaves in the VMCB is undefined.
+		b.WriteString("AMD-V keeps nothing of a CPU that shuts down: these registers are those after a reset\n")
 	}
 	fmt.Fprintf(&b, "RIP %016x  RFLAGS %08x  CS %04x base %x  CPL %d\n", r.RIP, r.RFLAGS, s.CS.Selector, s.CS.Base, s.SS.DPL)
 	fmt.Fprintf(&b, "RAX %016x  RBX %016x  RCX %016x  RDX %016x\n", r.RAX, r.RBX, r.RCX, r.RDX)
