@@ -94,7 +94,8 @@ test:
 	$(MAKE) all lint
 	.ci/test
 
-chaos: all build/e2e.test
+chaos: all build/e2e.test build/test/debian.tar
+	.ci/deps lab
 	CHAOS_ROUNDS=$${CHAOS_ROUNDS:-50} .ci/e2e -test.run TestChaos
 
 FUZZTIME := $(or $(TIME),10s)

@@ -65,10 +65,12 @@ type Config struct {
 	// with one takes some milliseconds longer.
 	PIT bool `json:"pit,omitempty"`
 
-	Disks  []Disk `json:"disks,omitempty"`
-	Vsock  *Vsock `json:"vsock,omitempty"`
-	RNG    bool   `json:"rng,omitempty"`
-	Serial Serial `json:"serial,omitzero"`
+	Disks []Disk `json:"disks,omitempty"`
+	Vsock *Vsock `json:"vsock,omitempty"`
+	RNG   bool   `json:"rng,omitempty"`
+	// Balloon adds the device through which a guest gives free memory back to the host.
+	Balloon bool   `json:"balloon,omitempty"`
+	Serial  Serial `json:"serial,omitzero"`
 
 	// OrphanRemove lists paths that the VM process removes when whoever
 	// started it went away without saying goodbye (kill -9).

@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/hullvm/hull/virtio"
+	"github.com/hullvm/hull/virtio/balloon"
 	"github.com/hullvm/hull/virtio/blk"
 	"github.com/hullvm/hull/virtio/rng"
 	"github.com/hullvm/hull/virtio/vsock"
@@ -28,6 +29,11 @@ func (m *Machine) virtioDevices() []virtioDevice {
 	}
 	if m.cfg.RNG {
 		list = append(list, virtioDevice{"entropy device", func() (virtio.Device, error) { return rng.New(nil), nil }})
+	}
+	if m.cfg.Balloon {
+		list = append(list, virtioDevice{"balloon", func() (virtio.Device, error) {
+			return balloon.New(balloon.Config{Discard: m.mem.Discard})
+		}})
 	}
 	return list
 }

@@ -44,6 +44,7 @@ func helperPrograms() map[string]func() {
 			"lists":    helperLists,
 			"sums":     helperSums,
 			"vmlinux":  helperVmlinux,
+			"memory":   helperMemory,
 		}
 		if len(os.Args) < 2 || parts[os.Args[1]] == nil {
 			fmt.Fprintln(os.Stderr, "e2e: no such part")
@@ -307,4 +308,34 @@ func helperVmlinux(args []string) error {
 		return err
 	}
 	return os.WriteFile(args[1], elf, 0o600)
+}
+
+// helperMemory fails unless the VM process of a container has had so many MiB of memory at some time, and has no more than
+// so many now: memory CIDFILE PEAK NOW
+func helperMemory(args []string) error {
+	if err := usage(args, 3, "memory CIDFILE PEAK NOW"); err != nil {
+		return err
+	}
+	id, err := os.ReadFile(args[0])
+	if err != nil {
+		return err
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", vmProcess(engine.ShortID(string(id)))))
+	if err != nil {
+		return err
+	}
+	mib := func(field string) (n int) {
+		_, rest, _ := strings.Cut(string(status), "\n"+field+":")
+		fmt.Sscanf(rest, "%d kB", &n)
+		return n >> 10
+	}
+	peak, err1 := strconv.Atoi(args[1])
+	most, err2 := strconv.Atoi(args[2])
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	if mib("VmHWM") < peak || mib("VmRSS") > most {
+		return fmt.Errorf("%d MiB, at its peak %d; want at most %d, and %d at its peak", mib("VmRSS"), mib("VmHWM"), most, peak)
+	}
+	return nil
 }

@@ -1,6 +1,10 @@
 package memory
 
-import "fmt"
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
 
 // RangeError is the error for guest physical addresses that are not RAM. It is
 // an ErrRange.
@@ -74,4 +78,21 @@ func (m *Memory) at(p []byte, gpa int64) ([]byte, error) {
 		return nil, &RangeError{GPA: uint64(gpa), Len: uint64(len(p))}
 	}
 	return m.Slice(uint64(gpa), len(p))
+}
+
+// Discard gives the memory of the whole pages in b back to the host. b must be a
+// piece of RAM that Slice has returned. Its pages read as zero afterwards, or where a
+// file is mapped, as the file; the first touch of each takes a new page. Explicit huge
+// pages are reserved for the guest and stay.
+func (m *Memory) Discard(b []byte) error {
+	if m.opts.HugePages {
+		return nil
+	}
+	if b = wholePages(b); len(b) == 0 {
+		return nil
+	}
+	if err := unix.Madvise(b, unix.MADV_DONTNEED); err != nil {
+		return fmt.Errorf("guest memory: madvise(MADV_DONTNEED) of %d bytes: %w", len(b), err)
+	}
+	return nil
 }

@@ -6,7 +6,9 @@ import (
 	"io"
 	"math"
 	"testing"
+	"unsafe"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -285,6 +287,46 @@ func BenchmarkSlice(b *testing.B) {
 	for b.Loop() {
 		if _, err := m.Slice(HighStart+64, 16); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestDiscard gives pages back: they read as zero, their neighbours stay, and the host has the memory.
+func TestDiscard(t *testing.T) {
+	m := newMemory(t, 16*PageSize, Options{Transparent: THPNever})
+	all, err := m.Slice(0, 16*PageSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range all {
+		all[i] = 1
+	}
+	// From the middle of page 3 to the middle of page 7: three whole pages.
+	if err := m.Discard(all[3*PageSize+100 : 7*PageSize+100]); err != nil {
+		t.Fatal(err)
+	}
+	resident := make([]byte, 16)
+	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, m.regions[0].HostAddress(), 16*PageSize, uintptr(unsafe.Pointer(&resident[0]))); errno != 0 {
+		t.Fatal(errno)
+	}
+	for page := range 16 {
+		gone := page >= 4 && page < 7
+		if (resident[page]&1 == 0) != gone {
+			t.Errorf("page %d: in memory %v, want %v", page, resident[page]&1 != 0, !gone)
+		}
+	}
+	for page := range 16 {
+		want := byte(1)
+		if page >= 4 && page < 7 {
+			want = 0
+		}
+		if got := all[page*PageSize+200]; got != want {
+			t.Errorf("page %d holds %d, want %d", page, got, want)
+		}
+	}
+	for _, none := range [][]byte{nil, all[:0], all[1:2], all[1 : PageSize+1], all[PageSize-1 : 2*PageSize-1]} {
+		if err := m.Discard(none); err != nil {
+			t.Errorf("%d bytes without a whole page: %v", len(none), err)
 		}
 	}
 }

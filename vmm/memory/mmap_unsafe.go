@@ -105,6 +105,16 @@ func mapFixed(dst []byte, f *os.File, off int64, opts Options) error {
 	return errors.Join(err, again)
 }
 
+// wholePages returns the part of b that is whole pages of the host.
+func wholePages(b []byte) []byte {
+	page := os.Getpagesize()
+	head := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) % uintptr(page))
+	if head >= len(b) {
+		return nil
+	}
+	return b[head : head+(len(b)-head)/page*page]
+}
+
 func unmap(b []byte) error {
 	return unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(b)), uintptr(len(b)))
 }

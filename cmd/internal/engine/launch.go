@@ -88,6 +88,7 @@ func (r *run) vmConfig(files *bundle.Files, table *fileTable) (vmm.Config, error
 		CommandLine:  containerCommandLine(c.Append),
 		Vsock:        &vmm.Vsock{CID: guestCID, Path: r.socket()},
 		RNG:          true,
+		Balloon:      true,
 		OrphanRemove: r.orphans(),
 	}
 	if err := guestKernel(&config, c.Kernel, c.Initrd, files, table); err != nil {
