@@ -27,7 +27,7 @@ type machineFlags struct {
 
 // add defines the flags. Those of the machine itself are listed in set.
 func (f *machineFlags) add(c *cobra.Command) {
-	c.Flags().IntVar(&f.config.CPUs, "cpus", 1, "CPUs of the machine (more than one is faster, and crashes now and then)")
+	c.Flags().IntVar(&f.config.CPUs, "cpus", 1, "CPUs of the machine (with more than one, guests crash now and then)")
 	c.Flags().IntVar(&f.config.Memory, "memory", 3072, "memory of the machine in MiB")
 	c.Flags().BoolVar(&f.config.Deterministic, "deterministic", false, "count time in instructions, on one CPU, for measurements that repeat")
 	c.Flags().BoolVar(&f.config.Deterministic, "icount", false, "same as --deterministic")
