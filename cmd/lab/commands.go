@@ -18,6 +18,9 @@ import (
 // defaultName is the machine that start, run, shell, status and stop mean without --name.
 const defaultName = "default"
 
+// envQEMU names the environment variable with the program that emulates machines.
+const envQEMU = "HULL_LAB_QEMU"
+
 // machineFlags describe a machine.
 type machineFlags struct {
 	config  outer.Config
@@ -31,6 +34,7 @@ func (f *machineFlags) add(c *cobra.Command) {
 	c.Flags().IntVar(&f.config.Memory, "memory", 3072, "memory of the machine in MiB")
 	c.Flags().BoolVar(&f.config.Deterministic, "deterministic", false, "count time in instructions, on one CPU, for measurements that repeat")
 	c.Flags().BoolVar(&f.config.Deterministic, "icount", false, "same as --deterministic")
+	c.Flags().StringVar(&f.config.QEMU, "qemu", "", "the `program` that emulates the machine (default: $"+envQEMU+", else the one installed)")
 	c.Flags().StringVar(&f.console, "console", "", "write the kernel messages of the machine to this `file`")
 	c.Flags().StringVar(&f.name, "name", defaultName, "`name` of the started machine")
 }
@@ -38,8 +42,11 @@ func (f *machineFlags) add(c *cobra.Command) {
 // resolve fills in what follows from other flags, and tells whether the user asked
 // for a machine of a certain kind.
 func (f *machineFlags) resolve(c *cobra.Command) (asked bool, err error) {
-	for _, name := range []string{"cpus", "memory", "deterministic", "icount", "console"} {
+	for _, name := range []string{"cpus", "memory", "deterministic", "icount", "console", "qemu"} {
 		asked = asked || c.Flags().Changed(name)
+	}
+	if f.config.QEMU == "" {
+		f.config.QEMU = os.Getenv(envQEMU)
 	}
 	if f.console != "" {
 		// Open as long as the process, which is as long as the machine.

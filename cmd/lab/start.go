@@ -44,7 +44,7 @@ func start(f machineFlags) error {
 	defer log.Close()
 	cmd := exec.Command("/proc/self/exe", keepName, "--name", f.name,
 		"--cpus", strconv.Itoa(f.config.CPUs), "--memory", strconv.Itoa(f.config.Memory),
-		"--deterministic="+strconv.FormatBool(f.config.Deterministic), "--console", f.console)
+		"--deterministic="+strconv.FormatBool(f.config.Deterministic), "--console", f.console, "--qemu", f.config.QEMU)
 	cmd.Stderr = log
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -1,8 +1,7 @@
 // Package i8042 is what is left of the PC's keyboard controller: the pulse that resets the machine.
 //
 // Kernels that know no other way reboot by writing 0xfe to port 0x64 (Linux: reboot=k, and its last resort on any
-// machine). Everything else about the controller is absent on purpose: its status reads 0xff, which Linux's driver
-// takes for "no controller" at once, where 0x00 makes it wait for half a second of instructions.
+// machine). Everything else about the controller is absent on purpose, and its status is what makes Linux see that soonest.
 package i8042
 
 import "github.com/hullvm/hull/devices"
@@ -12,6 +11,11 @@ const Port = 0x64
 
 // cmdReset pulses output line 0, which a PC wires to the CPUs' reset pin.
 const cmdReset = 0xfe
+
+// status has all bits set but one. Bit 0, output buffer full, never goes, which Linux's driver takes for "no controller"
+// at once (with 0 it waits for half a second of instructions). Bit 1, input buffer full, is clear: reboot=k waits for that
+// before it writes, again half a second if it never comes.
+const status = 0xff &^ 0x02
 
 // Controller is the register at Port.
 type Controller struct {
@@ -24,7 +28,7 @@ func New(power devices.PowerFunc) *Controller { return &Controller{power} }
 // Read answers that no controller is here.
 func (*Controller) Read(_ uint64, p []byte) {
 	for i := range p {
-		p[i] = 0xff
+		p[i] = status
 	}
 }
 

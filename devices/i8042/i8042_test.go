@@ -20,10 +20,15 @@ func TestReset(t *testing.T) {
 	New(nil).Write(0, []byte{cmdReset})
 }
 
-func TestStatusReadsAbsent(t *testing.T) {
+func TestStatus(t *testing.T) {
 	p := []byte{0, 0}
 	New(nil).Read(0, p)
-	if p[0] != 0xff || p[1] != 0xff {
-		t.Errorf("status = %#x, want all ones", p)
+	for _, b := range p {
+		if b&0x01 == 0 {
+			t.Errorf("status = %#x: the driver would look for a keyboard", b)
+		}
+		if b&0x02 != 0 {
+			t.Errorf("status = %#x: a reboot would wait for the input buffer", b)
+		}
 	}
 }

@@ -17,9 +17,9 @@
 //  5. page tables and descriptors (paging.go, segments.go), and the registers
 //     that go with them, returned as a [State].
 //
-// Every address is in layout.go with its reason. Files are mapped into guest
-// memory where their alignment allows it, so that loading a kernel costs a few
-// system calls, whatever its size. Everything in a file is taken for hostile:
+// Every address is in layout.go with its reason. Files are read into guest
+// memory; very large ones are mapped (see [memory.Memory.LoadFile]), so that they
+// cost a few system calls, whatever their size. Everything in a file is taken for hostile:
 // it is checked once, with arithmetic that cannot wrap, and what does not fit
 // is an error that says so.
 package boot

@@ -80,6 +80,18 @@ func (m *Memory) at(p []byte, gpa int64) ([]byte, error) {
 	return m.Slice(uint64(gpa), len(p))
 }
 
+// preferHuge asks for transparent huge pages in b, all of which is about to be
+// touched, on hosts that use them where they are asked for. It is advice, so
+// no error: the host may have none.
+func (m *Memory) preferHuge(b []byte) {
+	if m.opts.HugePages || m.opts.Transparent == THPNever {
+		return
+	}
+	if b = wholePages(b); len(b) != 0 {
+		_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
+	}
+}
+
 // Discard gives the memory of the whole pages in b back to the host. b must be a
 // piece of RAM that Slice has returned. Its pages read as zero afterwards, or where a
 // file is mapped, as the file; the first touch of each takes a new page. Explicit huge

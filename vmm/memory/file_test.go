@@ -3,10 +3,13 @@ package memory
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -203,12 +206,87 @@ func TestMapFileFailureLeavesRAM(t *testing.T) {
 	}
 	b := mustSlice(t, m, 0, 32*PageSize)
 	b[0], b[len(b)-1] = 1, 2
-	if err := m.LoadFile(0, f, 0, 32*PageSize); err != nil {
+	if err := m.loadFile(0, f, 0, 32*PageSize, PageSize); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(b, content) {
 		t.Error("RAM has not what the file has")
 	}
+}
+
+func TestLoadFileMapsOnlyLargeFiles(t *testing.T) {
+	m := newMemory(t, 128<<20, Options{})
+	for _, n := range []uint64{minMapped - PageSize, minMapped} {
+		f, err := os.OpenFile(filepath.Join(t.TempDir(), "sparse"), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := f.Truncate(int64(n)); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.LoadFile(HugePageSize, f, 0, n); err != nil {
+			t.Fatal(err)
+		}
+		// It shows only where nothing was copied.
+		if _, err := f.WriteAt([]byte{1}, 0); err != nil {
+			t.Fatal(err)
+		}
+		if mapped := mustSlice(t, m, HugePageSize, 1)[0] == 1; mapped != (n >= minMapped) {
+			t.Errorf("%d bytes are mapped: %v", n, mapped)
+		}
+	}
+}
+
+// TestCopyPrefersHugePages: on hosts that use them only where they are asked for.
+func TestCopyPrefersHugePages(t *testing.T) {
+	const n = 2*HugePageSize + PageSize
+	for _, tt := range []struct {
+		name string
+		opts Options
+		want bool
+	}{{"by default", Options{}, true}, {"unless forbidden", Options{Transparent: THPNever}, false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, _ := patternFile(t, n)
+			m := newMemory(t, 16*HugePageSize, tt.opts)
+			if err := m.CopyFile(HugePageSize, f, 0, n); err != nil {
+				t.Fatal(err)
+			}
+			b := mustSlice(t, m, HugePageSize, n)
+			got, ok := mappingFlag(t, hostAddress(b), "hg")
+			if !ok {
+				t.Skip("this kernel has no transparent huge pages")
+			}
+			if got != tt.want {
+				t.Errorf("huge pages are asked for: %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+// mappingFlag looks up one of the VmFlags of the mapping at an address of this
+// process. ok is false if the kernel knows no transparent huge pages.
+func mappingFlag(t *testing.T, addr uintptr, flag string) (set, ok bool) {
+	t.Helper()
+	if _, err := os.Stat("/sys/kernel/mm/transparent_hugepage"); err != nil {
+		return false, false
+	}
+	smaps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	within := false
+	for line := range strings.Lines(string(smaps)) {
+		var from, to uintptr
+		if n, _ := fmt.Sscanf(line, "%x-%x ", &from, &to); n == 2 {
+			within = addr >= from && addr < to
+		}
+		if flags, found := strings.CutPrefix(line, "VmFlags:"); found && within {
+			return slices.Contains(strings.Fields(flags), flag), true
+		}
+	}
+	t.Fatalf("%#x is in no mapping", addr)
+	return false, false
 }
 
 // TestLoadFileProperties compares LoadFile with a copy, for any alignment.
@@ -235,7 +313,9 @@ func TestLoadFileProperties(t *testing.T) {
 		if rapid.Bool().Draw(t, "congruent") {
 			gpa = gpa&^(PageSize-1) | off%PageSize
 		}
-		load := m.LoadFile
+		load := func(gpa uint64, f *os.File, off int64, n uint64) error {
+			return m.loadFile(gpa, f, off, n, 16*PageSize)
+		}
 		if rapid.Bool().Draw(t, "copy") {
 			load = m.CopyFile
 		}
@@ -280,7 +360,7 @@ func TestHugePages(t *testing.T) {
 	if err := m.MapFile(0, f, 0, 32*PageSize); !errors.Is(err, ErrFile) {
 		t.Errorf("mapping over huge pages: %v", err)
 	}
-	if err := m.LoadFile(0, f, 0, 32*PageSize); err != nil {
+	if err := m.loadFile(0, f, 0, 32*PageSize, PageSize); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(mustSlice(t, m, 0, 32*PageSize), content) {
@@ -294,7 +374,7 @@ func BenchmarkLoadFile(b *testing.B) {
 	for _, bb := range []struct {
 		name string
 		load func(*Memory, uint64, *os.File, int64, uint64) error
-	}{{"mapped", (*Memory).LoadFile}, {"copied", (*Memory).CopyFile}} {
+	}{{"mapped", (*Memory).MapFile}, {"copied", (*Memory).CopyFile}} {
 		b.Run(bb.name, func(b *testing.B) {
 			for b.Loop() {
 				m, err := New(64<<20, Options{})

@@ -13,8 +13,7 @@
 //
 // Addresses and lengths that come from a guest are checked in one place,
 // [Memory.Slice], which never hands out a byte that is not RAM. Start reading
-// there; then see [Memory.LoadFile] for how a kernel gets into RAM without
-// being copied.
+// there; then see [Memory.LoadFile] for how a kernel gets into RAM.
 package memory
 
 import (

@@ -19,3 +19,6 @@ func mincore(b []byte) ([]bool, error) {
 	}
 	return resident, nil
 }
+
+// hostAddress is where b is in this process.
+func hostAddress(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }

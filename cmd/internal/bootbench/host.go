@@ -56,7 +56,7 @@ func host(o options) error {
 			o.qemu, "-M", "microvm", "-accel", "kvm", "-cpu", "qemu64", "-m", "128", "-kernel", guest,
 			"-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot"}})
 	}
-	all, err := compete(contenders, o.rounds)
+	all, err := compete(os.Stderr, contenders, o.rounds)
 	if err != nil {
 		return err
 	}

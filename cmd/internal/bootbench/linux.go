@@ -75,7 +75,7 @@ func linux(o options) error {
 			argv: []string{o.hull, "run", "--rm", "uroot", "echo", linuxMarker},
 		})
 	}
-	all, err := compete(contenders, o.rounds)
+	all, err := compete(os.Stderr, contenders, o.rounds)
 	if err != nil {
 		return err
 	}

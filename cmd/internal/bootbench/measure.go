@@ -29,7 +29,9 @@ type contender struct {
 	run func() (marker, end time.Duration, err error)
 }
 
-const patience = 2 * time.Minute
+// patience is how long a monitor may take from exec to its end. The lab's
+// counted clock leaps ahead while a first round waits for files.
+const patience = 5 * time.Minute
 
 // measure runs c once: the time from exec to the marker and to the end.
 func (c *contender) measure() (marker, end time.Duration, err error) {
@@ -83,6 +85,8 @@ type samples struct {
 	marker, ends []time.Duration
 }
 
+func milliseconds(d time.Duration) float64 { return float64(d) / 1e6 }
+
 func median(d []time.Duration) time.Duration {
 	if len(d) == 0 {
 		return 0
@@ -92,8 +96,9 @@ func median(d []time.Duration) time.Duration {
 	return d[len(d)/2]
 }
 
-// compete measures all contenders in turn, n rounds after one to warm up.
-func compete(contenders []*contender, n int) ([]*samples, error) {
+// compete measures all contenders in turn, n rounds after one to warm up, and
+// writes each measurement to progress as it is made.
+func compete(progress io.Writer, contenders []*contender, n int) ([]*samples, error) {
 	var all []*samples
 	for _, c := range contenders {
 		all = append(all, &samples{c: c})
@@ -104,6 +109,7 @@ func compete(contenders []*contender, n int) ([]*samples, error) {
 			if err != nil {
 				return nil, err
 			}
+			fmt.Fprintf(progress, "round %d/%d  %-14s %8.1f ms, end %8.1f ms\n", round, n, s.c.name, milliseconds(marker), milliseconds(end))
 			if round == 0 {
 				continue
 			}
@@ -127,7 +133,7 @@ func table(w io.Writer, title, unit string, all []*samples, reference string) {
 	fmt.Fprintf(w, "\n%s\n", title)
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(tw, "monitor\tmarker %s\tmin–max\tratio\tend %s\tratio\t\n", unit, unit)
-	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/1e6) }
+	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f", milliseconds(d)) }
 	for _, s := range all {
 		m, e := median(s.marker), median(s.ends)
 		ratio, endRatio := "", ""

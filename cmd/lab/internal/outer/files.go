@@ -86,7 +86,7 @@ func newScratch() (*os.File, error) {
 
 // serveFiles starts virtiofsd on the host's root and returns QEMU's end of the
 // connection to it.
-func (m *Machine) serveFiles(files *handles) (*os.File, error) {
+func (m *Machine) serveFiles(files *handles, deterministic bool) (*os.File, error) {
 	virtiofsd, err := find("qemu-system-common (Debian 12) or virtiofsd (Debian 13)", "virtiofsd")
 	if err != nil {
 		return nil, err
@@ -119,7 +119,13 @@ func (m *Machine) serveFiles(files *handles) (*os.File, error) {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
 	files.add(connected)
-	args := []string{"-f", "--fd=3", "-o", "source=/", "-o", "cache=auto", "-o", "sandbox=chroot", "-o", "log_level=err"}
+	// Each look at the host takes real time, in which the clock of a deterministic
+	// machine that has nothing else to do jumps ahead: once has to do.
+	cache := "auto"
+	if deterministic {
+		cache = "always"
+	}
+	args := []string{"-f", "--fd=3", "-o", "source=/", "-o", "cache=" + cache, "-o", "sandbox=chroot", "-o", "log_level=err"}
 	attr := new(syscall.SysProcAttr)
 	if os.Getuid() != 0 {
 		// chroot wants root: an ordinary user is that in a user namespace.

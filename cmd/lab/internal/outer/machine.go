@@ -73,9 +73,11 @@ func (m *Machine) assemble(config Config) error {
 	if err != nil {
 		return err
 	}
-	qemu, err := find("qemu-system-x86", "qemu-system-x86_64")
-	if err != nil {
-		return err
+	qemu := config.QEMU
+	if qemu == "" {
+		if qemu, err = find("qemu-system-x86", "qemu-system-x86_64"); err != nil {
+			return err
+		}
 	}
 	var files handles
 	defer files.close()
@@ -106,7 +108,7 @@ func (m *Machine) assemble(config Config) error {
 	if err != nil {
 		return err
 	}
-	filesQEMU, err := m.serveFiles(&files)
+	filesQEMU, err := m.serveFiles(&files, config.Deterministic)
 	if err != nil {
 		return err
 	}

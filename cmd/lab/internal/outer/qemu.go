@@ -18,6 +18,8 @@ type Config struct {
 	Deterministic bool
 	// Console, if not nil, is given all of the kernel's messages.
 	Console io.Writer
+	// QEMU is the program that emulates the machine; "" is the one installed.
+	QEMU string
 }
 
 // Limits of a machine.
