@@ -78,7 +78,7 @@ test-lab:
 	.ci/deps lab
 	$(GO) test -timeout 30m ./cmd/lab
 
-build/e2e.test: $(SOURCES) $(wildcard cmd/hull/*_test.go)
+build/e2e.test: $(SOURCES) $(wildcard cmd/hull/*_test.go cmd/hull/testdata/*/*)
 	CGO_ENABLED=0 $(GO) test -c -trimpath -o $@ ./cmd/hull
 
 # A Debian root filesystem for the end-to-end tests.

@@ -77,6 +77,7 @@ func serve(started int64) error {
 		Dev:       "/dev",
 		Kernel:    kernelRelease(),
 		Stages:    map[string]int64{"init": started},
+		Network:   setUpNetwork,
 		SetClock:  setClock, AddEntropy: addEntropy,
 		Log: say,
 		Prepare: func() string {

@@ -66,6 +66,7 @@ type Config struct {
 	PIT bool `json:"pit,omitempty"`
 
 	Disks []Disk `json:"disks,omitempty"`
+	NICs  []NIC  `json:"nics,omitempty"`
 	Vsock *Vsock `json:"vsock,omitempty"`
 	RNG   bool   `json:"rng,omitempty"`
 	// Balloon adds the device through which a guest gives free memory back to the host.
@@ -84,6 +85,17 @@ type Disk struct {
 	ReadOnly bool   `json:"read_only,omitempty"`
 	File     *File  `json:"file,omitempty"`
 	Layers   []File `json:"layers,omitempty"`
+}
+
+// NIC is one virtio network card.
+type NIC struct {
+	// MAC is the guest's address, of one device.
+	MAC [6]byte `json:"mac"`
+	// MTU that the guest is told, 68 to 65535; 0 for none.
+	MTU int `json:"mtu,omitempty"`
+	// Socket is a Unix SOCK_SEQPACKET socket to the other end of the cable: each
+	// message is virtio-net's header and a frame.
+	Socket File `json:"socket"`
 }
 
 // Vsock is the socket device between guest and host.

@@ -7,8 +7,10 @@ import (
 	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/virtio/balloon"
 	"github.com/hullvm/hull/virtio/blk"
+	"github.com/hullvm/hull/virtio/net"
 	"github.com/hullvm/hull/virtio/rng"
 	"github.com/hullvm/hull/virtio/vsock"
+	"github.com/hullvm/hull/vmm/network"
 )
 
 // virtioDevice is a device to be made.
@@ -24,6 +26,9 @@ func (m *Machine) virtioDevices() []virtioDevice {
 	for i, d := range m.cfg.Disks {
 		list = append(list, virtioDevice{fmt.Sprintf("disk %d", i), func() (virtio.Device, error) { return m.disk(d) }})
 	}
+	for i, n := range m.cfg.NICs {
+		list = append(list, virtioDevice{fmt.Sprintf("network card %d", i), func() (virtio.Device, error) { return m.nic(n) }})
+	}
 	if v := m.cfg.Vsock; v != nil {
 		list = append(list, virtioDevice{"vsock", func() (virtio.Device, error) { return m.vsock(v) }})
 	}
@@ -36,6 +41,21 @@ func (m *Machine) virtioDevices() []virtioDevice {
 		}})
 	}
 	return list
+}
+
+// nic makes a network card, whose socket Close closes.
+func (m *Machine) nic(cfg NIC) (virtio.Device, error) {
+	f, err := cfg.Socket.Open(os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	socket, err := network.NewSocket(f)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	m.closing(socket.Close)
+	return net.New(net.Config{MAC: cfg.MAC, MTU: cfg.MTU, Backend: socket})
 }
 
 // vsock makes the socket device, whose host end listens until Close.

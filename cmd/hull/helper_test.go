@@ -45,6 +45,11 @@ func helperPrograms() map[string]func() {
 			"sums":     helperSums,
 			"vmlinux":  helperVmlinux,
 			"memory":   helperMemory,
+			"serve":    helperServe,
+			"numbered": helperNumbered,
+			"get":      helperGet,
+			"ask":      helperAsk,
+			"port":     helperPort,
 		}
 		if len(os.Args) < 2 || parts[os.Args[1]] == nil {
 			fmt.Fprintln(os.Stderr, "e2e: no such part")

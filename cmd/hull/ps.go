@@ -87,10 +87,22 @@ func containerRow(r *engine.Record, noTrunc bool, now time.Time) row {
 		labels = append(labels, key+"="+value)
 	}
 	return row{
-		"ID": id, "Image": image, "Command": strconv.Quote(command), "Names": r.Name, "Ports": "",
+		"ID": id, "Image": image, "Command": strconv.Quote(command), "Names": r.Name, "Ports": ports(r.State),
 		"CreatedAt": r.Created.Format("2006-01-02 15:04:05 -0700 MST"), "RunningFor": ago(now, r.Created),
 		"Status": containerStatus(r.State, now), "State": string(r.State.Status), "Labels": strings.Join(labels, ","),
 	}
+}
+
+// ports are those that lead to a running container, as docker writes them.
+func ports(s engine.State) string {
+	if !s.Alive() {
+		return ""
+	}
+	var list []string
+	for _, p := range s.Ports {
+		list = append(list, p.String())
+	}
+	return strings.Join(list, ", ")
 }
 
 func ago(now, then time.Time) string { return units.HumanDuration(now.Sub(then)) + " ago" }

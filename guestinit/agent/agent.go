@@ -38,6 +38,8 @@ type Options struct {
 	// SetClock sets the wall clock (ns since 1970), AddEntropy credits random bytes.
 	SetClock   func(ns int64) error
 	AddEntropy func([]byte) error
+	// Network sets up network cards.
+	Network func([]proto.Interface) error
 	// Mount mounts a root filesystem.
 	Mount func(cfg proto.RootFS, dir, dev string) (Root, error)
 	// Log takes a line for whoever watches the guest's console.

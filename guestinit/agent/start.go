@@ -61,6 +61,14 @@ func (a *Agent) start(c *container, s *proto.Start) (*process, error) {
 // prepare makes what the main process is to live in.
 func (a *Agent) prepare(c *container, s *proto.Start, stages map[string]int64) (*stage.Config, error) {
 	cgroups := a.opts.Prepare()
+	if len(s.Interfaces) > 0 {
+		if a.opts.Network == nil {
+			return nil, &proto.Error{Code: proto.CodeUnsupported, Message: "this agent sets up no network"}
+		}
+		if err := a.opts.Network(s.Interfaces); err != nil {
+			return nil, err
+		}
+	}
 	stages["prepared"] = boottime()
 	root, err := a.opts.Mount(s.Root, a.opts.Dir, a.opts.Dev)
 	if err != nil {

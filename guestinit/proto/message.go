@@ -2,6 +2,7 @@ package proto
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -112,6 +113,17 @@ type Start struct {
 	Hosts      *string `json:"hosts,omitempty"`
 	ResolvConf *string `json:"resolvConf,omitempty"`
 	Hostname   *string `json:"hostname,omitempty"`
+	// Interfaces are network cards to set up before the process is started; an agent
+	// without [FeatureNetwork] ignores them.
+	Interfaces []Interface `json:"interfaces,omitempty"`
+}
+
+// Interface says how one network card is to be set up.
+type Interface struct {
+	MAC       string         `json:"mac"`                 // names the card
+	MTU       int            `json:"mtu,omitempty"`       // bytes; 0: as it is
+	Addresses []netip.Prefix `json:"addresses,omitempty"` // with the length of the network's prefix
+	Gateways  []netip.Addr   `json:"gateways,omitempty"`  // default routes, at most one of each family
 }
 
 // RootFS says what the root filesystem is made of. Block devices go by their

@@ -67,4 +67,6 @@ const (
 const (
 	FeatureExec = "exec" // TypeExec is understood
 	FeatureWait = "wait" // TypeWait is understood
+	// FeatureNetwork: Start.Interfaces are set up.
+	FeatureNetwork = "network"
 )

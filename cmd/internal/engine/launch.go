@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 
 // start prepares what the VM needs and starts its process. On an error nothing
 // is left that Release would not remove.
-func (r *run) start() error {
+func (r *run) start(ctx context.Context) error {
 	files, err := r.engine.Files()
 	if err != nil {
 		return err
@@ -31,7 +32,7 @@ func (r *run) start() error {
 	if err != nil {
 		return err
 	}
-	vm, err := r.launch(files)
+	vm, err := r.launch(ctx, files)
 	if err != nil {
 		listener.Close()
 		return err
@@ -40,15 +41,21 @@ func (r *run) start() error {
 	return nil
 }
 
-func (r *run) launch(files *bundle.Files) (*vmProcess, error) {
+func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, error) {
 	table := &fileTable{}
 	// Whoever holds this is alive: the VM must not outlive what it writes to
 	// being given to somebody else.
 	table.lend(r.lock.file)
 	config, err := r.vmConfig(files, table)
+	if err == nil {
+		r.network, err = newNetwork(ctx, &r.record.Config, r.record.hostname(), table)
+	}
 	if err != nil {
 		table.close()
 		return nil, err
+	}
+	if r.network != nil {
+		config.NICs = append(config.NICs, r.network.nic)
 	}
 	r.unhold() // the layers are open, and the record says that they are in use
 	r.line.Mark(timeline.Prepared, monotonic())
@@ -64,7 +71,7 @@ func (r *run) launch(files *bundle.Files) (*vmProcess, error) {
 	}
 	ref, err := ProcessOf(vm.process.Pid)
 	if err == nil {
-		err = r.save(func(s *State) { s.VM = ref })
+		err = r.save(func(s *State) { s.VM, s.Ports = ref, r.network.published() })
 	}
 	if err != nil {
 		select {
@@ -141,7 +148,7 @@ func (r *run) startRequest() (*proto.Start, error) {
 			spec.Process.ConsoleSize = &specs.Box{Height: uint(rows), Width: uint(cols)}
 		}
 	}
-	hosts, err := hostsFile(r.record.hostname(), c.ExtraHosts)
+	hosts, err := hostsFile(r.record.hostname(), r.network.address(), c.ExtraHosts)
 	if err != nil {
 		return nil, err
 	}
@@ -160,6 +167,10 @@ func (r *run) startRequest() (*proto.Start, error) {
 	}
 	if !c.TmpfsRoot {
 		request.Root.Upper = scratchDevice
+	}
+	if r.network != nil {
+		resolv := resolvConfFor(c)
+		request.ResolvConf, request.Interfaces = &resolv, r.network.interfaces()
 	}
 	return request, nil
 }

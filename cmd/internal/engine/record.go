@@ -42,14 +42,15 @@ type Record struct {
 
 // State is the part of a record that changes.
 type State struct {
-	Status     Status     `json:"status"`
-	Supervisor ProcessRef `json:"supervisor,omitzero"` // whoever started the VM and answers for it
-	VM         ProcessRef `json:"vm,omitzero"`
-	Started    time.Time  `json:"started,omitzero"`
-	Finished   time.Time  `json:"finished,omitzero"`
-	ExitCode   int        `json:"exit_code"`
-	OOMKilled  bool       `json:"oom_killed,omitempty"`
-	Error      string     `json:"error,omitempty"` // why it did not start or ended early
+	Status     Status        `json:"status"`
+	Supervisor ProcessRef    `json:"supervisor,omitzero"` // whoever started the VM and answers for it
+	VM         ProcessRef    `json:"vm,omitzero"`
+	Ports      []PortBinding `json:"ports,omitempty"` // published now
+	Started    time.Time     `json:"started,omitzero"`
+	Finished   time.Time     `json:"finished,omitzero"`
+	ExitCode   int           `json:"exit_code"`
+	OOMKilled  bool          `json:"oom_killed,omitempty"`
+	Error      string        `json:"error,omitempty"` // why it did not start or ended early
 }
 
 // Alive tells whether the state is one that only a living process keeps up.

@@ -28,7 +28,7 @@ type Exit struct {
 func (c *Container) Run(ctx context.Context, a Attach, line *timeline.Timeline) (Exit, error) {
 	exit, err := c.run(ctx, a, line)
 	saveErr := c.save(func(s *State) {
-		s.Supervisor, s.VM = ProcessRef{}, ProcessRef{}
+		s.Supervisor, s.VM, s.Ports = ProcessRef{}, ProcessRef{}, nil
 		s.Finished = time.Now()
 		s.ExitCode, s.OOMKilled = exit.Code, exit.OOMKilled
 		if s.Status == StatusRunning {
@@ -80,6 +80,7 @@ type run struct {
 	probeErr error
 
 	vm          *vmProcess
+	network     *guestNetwork     // nil if there is none
 	exited      bool              // the workload has, and Exit is known
 	listener    *net.UnixListener // for the agent
 	clockOffset int64             // host's CLOCK_MONOTONIC less guest's CLOCK_BOOTTIME, ns; see hostTime
@@ -98,7 +99,8 @@ func (c *Container) run(ctx context.Context, a Attach, line *timeline.Timeline) 
 		r.relay.wait()
 		<-r.probed
 	}()
-	if err := r.start(); err != nil {
+	defer func() { r.network.close() }()
+	if err := r.start(ctx); err != nil {
 		return Exit{}, err
 	}
 	defer r.listener.Close()

@@ -145,7 +145,7 @@ func rlimits(limits []Ulimit) []specs.POSIXRlimit {
 
 // hostsFile is the container's /etc/hosts: docker's lines for a host without a
 // network, its own name, and what --add-host gave.
-func hostsFile(hostname string, extra []string) (string, error) {
+func hostsFile(hostname string, address netip.Addr, extra []string) (string, error) {
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n" +
 		"::1\tlocalhost ip6-localhost ip6-loopback\n" +
@@ -153,7 +153,7 @@ func hostsFile(hostname string, extra []string) (string, error) {
 		"ff00::\tip6-mcastprefix\n" +
 		"ff02::1\tip6-allnodes\n" +
 		"ff02::2\tip6-allrouters\n")
-	fmt.Fprintf(&b, "127.0.1.1\t%s\n", hostname)
+	fmt.Fprintf(&b, "%s\t%s\n", address, hostname)
 	for _, entry := range extra {
 		name, address, err := SplitHost(entry)
 		if err != nil {

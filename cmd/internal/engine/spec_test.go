@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -176,7 +177,7 @@ func TestBuildSpec(t *testing.T) {
 }
 
 func TestHosts(t *testing.T) {
-	got, err := hostsFile("h", []string{"a:10.0.0.1", "b=::1", "c:[fe80::1]"})
+	got, err := hostsFile("h", netip.MustParseAddr("127.0.1.1"), []string{"a:10.0.0.1", "b=::1", "c:[fe80::1]"})
 	if err != nil || !strings.HasSuffix(got, "127.0.1.1\th\n10.0.0.1\ta\n::1\tb\nfe80::1\tc\n") {
 		t.Errorf("%v\n%s", err, got)
 	}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+)
+
+// outside is an address of this host that is not the loopback's, so that containers may reach it. On a host
+// that has none, and lets this process, it gets one (TEST-NET-1), which stays.
+func outside() (net.IP, error) {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range addresses {
+		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() != nil && ip.IP.IsGlobalUnicast() {
+			return ip.IP, nil
+		}
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return nil, err
+	}
+	ip := net.IPv4(192, 0, 2, 1)
+	return ip, netlink.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(32, 32)}})
+}
+
+// numbered are n bytes that are always the same.
+func numbered(n int64) io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{1}), n) }
+
+// helperServe serves HTTP until it is killed, and prints its address: /N is N bytes, and a POST is answered with
+// the SHA-256 of what was sent.
+func helperServe([]string) error {
+	ip, err := outside()
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(ip.String(), "0"))
+	if err != nil {
+		return err
+	}
+	fmt.Println(listener.Addr())
+	return http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			sum := sha256.New()
+			_, _ = io.Copy(sum, r.Body)
+			fmt.Fprintf(w, "%x\n", sum.Sum(nil))
+			return
+		}
+		n, err := strconv.ParseInt(strings.TrimPrefix(r.URL.Path, "/"), 10, 64)
+		if err != nil {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = io.Copy(w, numbered(n))
+	}))
+}
+
+// helperNumbered prints the SHA-256 of N bytes of /N: numbered N
+func helperNumbered(args []string) error {
+	if err := usage(args, 1, "numbered N"); err != nil {
+		return err
+	}
+	n, err := strconv.ParseInt(args[0], 10, 64)
+	if err != nil {
+		return err
+	}
+	sum := sha256.New()
+	_, _ = io.Copy(sum, numbered(n))
+	fmt.Printf("%x\n", sum.Sum(nil))
+	return nil
+}
+
+// helperGet prints what a server answers: get URL
+func helperGet(args []string) error {
+	if err := usage(args, 1, "get URL"); err != nil {
+		return err
+	}
+	response, err := http.Get(args[0])
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(os.Stdout, response.Body)
+	return err
+}
+
+// helperAsk sends a datagram and prints the answer: ask ADDRESS TEXT
+func helperAsk(args []string) error {
+	if err := usage(args, 2, "ask ADDRESS TEXT"); err != nil {
+		return err
+	}
+	c, err := net.Dial("udp", args[0])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte(args[1])); err != nil {
+		return err
+	}
+	b := make([]byte, 1500)
+	n, err := c.Read(b)
+	fmt.Printf("%s\n", b[:n])
+	return err
+}
+
+// helperPort prints a TCP port of this host that was free a moment ago, as an address.
+func helperPort([]string) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	fmt.Println(l.Addr())
+	return nil
+}

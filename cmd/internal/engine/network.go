@@ -1,0 +1,342 @@
+package engine
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/guestinit/proto"
+	"github.com/hullvm/hull/vmm"
+	"github.com/hullvm/hull/vmm/network/usernet"
+)
+
+// Networks of Config.Network.
+const (
+	NetworkUser = "user" // user-mode: out to the world, in by published ports
+	NetworkNone = "none" // no network card
+)
+
+// CheckNetwork tells whether there is a network of that name.
+func CheckNetwork(name string) error {
+	switch name {
+	case NetworkUser, NetworkNone:
+		return nil
+	case "host":
+		return errors.New(`network "host": a container has a kernel of its own and cannot be on the host's network; publish ports with -p`)
+	}
+	return fmt.Errorf("network %q: want %s or %s", name, NetworkUser, NetworkNone)
+}
+
+// PortBinding is a port of the host that leads to one of the container.
+type PortBinding struct {
+	Host      netip.AddrPort `json:"host"` // port 0: any that is free
+	Container uint16         `json:"container"`
+	Protocol  string         `json:"protocol"` // "tcp" or "udp"
+}
+
+func (p PortBinding) String() string {
+	return fmt.Sprintf("%s->%d/%s", p.Host, p.Container, p.Protocol)
+}
+
+// maxPorts bounds the ports that one container may publish.
+const maxPorts = 4096
+
+// ParsePorts reads what -p takes: [[IP:]HOSTPORT:]PORT[/tcp|/udp], where HOSTPORT and PORT may be ranges of the same
+// length.
+func ParsePorts(entry string) ([]PortBinding, error) {
+	bad := func(why string) ([]PortBinding, error) {
+		return nil, fmt.Errorf("invalid port %q: %s: want [[IP:]HOSTPORT:]PORT[/tcp|/udp]", entry, why)
+	}
+	rest, protocol, found := strings.Cut(entry, "/")
+	if !found {
+		protocol = "tcp"
+	}
+	if protocol != "tcp" && protocol != "udp" {
+		return bad(fmt.Sprintf("protocol %q", protocol))
+	}
+	addr := netip.IPv4Unspecified()
+	host, container := "", rest
+	if i := strings.LastIndexByte(rest, ':'); i >= 0 {
+		host, container = rest[:i], rest[i+1:]
+		if i := strings.LastIndexByte(host, ':'); i >= 0 {
+			text := host[:i]
+			host = host[i+1:]
+			if inner, ok := strings.CutPrefix(text, "["); ok {
+				text = strings.TrimSuffix(inner, "]")
+			}
+			var err error
+			if addr, err = netip.ParseAddr(text); err != nil {
+				return bad(fmt.Sprintf("%q is not an IP address", text))
+			}
+		}
+	}
+	first, last, err := portRange(container)
+	if err != nil {
+		return bad(err.Error())
+	}
+	hostFirst, hostLast := uint16(0), uint16(0)
+	if host != "" {
+		if hostFirst, hostLast, err = portRange(host); err != nil {
+			return bad(err.Error())
+		}
+		if hostLast-hostFirst != last-first {
+			return bad("the ranges differ in length")
+		}
+	}
+	var list []PortBinding
+	for i := range int(last-first) + 1 {
+		p := PortBinding{Host: netip.AddrPortFrom(addr, 0), Container: first + uint16(i), Protocol: protocol}
+		if host != "" {
+			p.Host = netip.AddrPortFrom(addr, hostFirst+uint16(i))
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+func portRange(s string) (first, last uint16, err error) {
+	from, to, isRange := strings.Cut(s, "-")
+	if !isRange {
+		to = from
+	}
+	parse := func(s string) uint16 {
+		n, perr := strconv.ParseUint(s, 10, 16)
+		if perr != nil || n == 0 {
+			err = fmt.Errorf("%q is not a port", s)
+		}
+		return uint16(n)
+	}
+	first, last = parse(from), parse(to)
+	if err == nil && last < first {
+		err = fmt.Errorf("range %q runs backwards", s)
+	}
+	return first, last, err
+}
+
+// listen opens the socket of a published port. Who finds it taken hears it in docker's words.
+func (p *PortBinding) listen(ctx context.Context) (*os.File, error) {
+	var config net.ListenConfig
+	var socket interface {
+		io.Closer
+		File() (*os.File, error)
+	}
+	var err error
+	if p.Protocol == "udp" {
+		var c net.PacketConn
+		if c, err = config.ListenPacket(ctx, "udp", p.Host.String()); err == nil {
+			socket = c.(*net.UDPConn)
+			p.Host = netip.AddrPortFrom(p.Host.Addr(), c.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+		}
+	} else {
+		var l net.Listener
+		if l, err = config.Listen(ctx, "tcp", p.Host.String()); err == nil {
+			socket = l.(*net.TCPListener)
+			p.Host = netip.AddrPortFrom(p.Host.Addr(), l.Addr().(*net.TCPAddr).AddrPort().Port())
+		}
+	}
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return nil, fmt.Errorf("publishing port %s: port is already allocated: choose another host port", p)
+	case errors.Is(err, unix.EACCES):
+		return nil, fmt.Errorf("publishing port %s: ports below 1024 need root: choose another host port", p)
+	case err != nil:
+		return nil, fmt.Errorf("publishing port %s: %w", p, err)
+	}
+	defer socket.Close()
+	return socket.File()
+}
+
+// guestNetwork is the host's end of a container's network.
+type guestNetwork struct {
+	user *usernet.User
+	conn *net.UnixConn
+	done chan error
+	nic  vmm.NIC
+	mtu  int
+	// ports are those of Config.Ports, with the host's ports that were free.
+	ports []PortBinding
+}
+
+// newNetwork makes the network that c asks for, or nil for none. The VM's end goes to table.
+func newNetwork(ctx context.Context, c *Config, hostname string, table *fileTable) (_ *guestNetwork, err error) {
+	if c.Network != NetworkUser {
+		return nil, nil
+	}
+	config := usernet.UserConfig{DNS: hostResolvers(), Hostname: hostname}
+	defer func() {
+		if err != nil {
+			for _, p := range config.Publish {
+				p.Socket.Close()
+			}
+		}
+	}()
+	ports := slices.Clone(c.Ports)
+	for i := range ports {
+		p := &ports[i]
+		socket, err := p.listen(ctx)
+		if err != nil {
+			return nil, err
+		}
+		config.Publish = append(config.Publish, usernet.Publish{Socket: socket, Port: p.Container})
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("making the network's socket: %w", err)
+	}
+	theirs := table.add(os.NewFile(uintptr(fds[1]), "network"))
+	ours := os.NewFile(uintptr(fds[0]), "network")
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		return nil, fmt.Errorf("making the network's socket: %w", err)
+	}
+	n := &guestNetwork{conn: conn.(*net.UnixConn), done: make(chan error, 1), mtu: usernet.MTU, ports: ports}
+	n.nic = vmm.NIC{MAC: c.MAC, MTU: usernet.MTU, Socket: theirs}
+	if n.nic.MAC == (MAC{}) {
+		n.nic.MAC = randomMAC()
+	}
+	n.user, err = usernet.NewUser(config)
+	config.Publish = nil // its own now
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	go func() { n.done <- n.user.Serve(n.conn) }()
+	return n, nil
+}
+
+// close ends all connections of the network. It does nothing on nil.
+func (n *guestNetwork) close() {
+	if n == nil {
+		return
+	}
+	n.user.Close()
+	n.conn.Close()
+	<-n.done
+}
+
+// interfaces is what the guest's agent is to set up.
+func (n *guestNetwork) interfaces() []proto.Interface {
+	if n == nil {
+		return nil
+	}
+	return []proto.Interface{{
+		MAC: MAC(n.nic.MAC).String(), MTU: n.mtu,
+		Addresses: []netip.Prefix{netip.PrefixFrom(usernet.Guest4, usernet.Subnet4.Bits()), netip.PrefixFrom(usernet.Guest6, usernet.Subnet6.Bits())},
+		Gateways:  []netip.Addr{usernet.Gateway4, usernet.Gateway6},
+	}}
+}
+
+// published are the ports that lead to the container.
+func (n *guestNetwork) published() []PortBinding {
+	if n == nil {
+		return nil
+	}
+	return n.ports
+}
+
+// address is the container's own: without a network one of the loopback, as Debian has it.
+func (n *guestNetwork) address() netip.Addr {
+	if n == nil {
+		return netip.AddrFrom4([4]byte{127, 0, 1, 1})
+	}
+	return usernet.Guest4
+}
+
+// MAC is a link address.
+type MAC [6]byte
+
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (m *MAC) UnmarshalText(b []byte) (err error) {
+	*m, err = ParseMAC(string(b))
+	return err
+}
+
+// ParseMAC reads the address of one device.
+func ParseMAC(s string) (MAC, error) {
+	b, err := net.ParseMAC(s)
+	if err != nil || len(b) != 6 {
+		return MAC{}, fmt.Errorf("%q is not a MAC address such as 02:42:ac:11:00:02", s)
+	}
+	if b[0]&1 != 0 {
+		return MAC{}, fmt.Errorf("MAC address %s is that of a group", s)
+	}
+	return MAC(b), nil
+}
+
+// randomMAC is a locally administered address.
+func randomMAC() MAC {
+	var m MAC
+	rand.Read(m[:]) // never fails
+	m[0] = m[0]&^1 | 2
+	return m
+}
+
+const resolvConf = "/etc/resolv.conf"
+
+// hostResolvers are this host's name servers, in order.
+func hostResolvers() []netip.AddrPort {
+	var list []netip.AddrPort
+	for _, words := range resolvConfLines() {
+		if words[0] != "nameserver" || len(words) < 2 {
+			continue
+		}
+		if addr, err := netip.ParseAddr(words[1]); err == nil {
+			list = append(list, netip.AddrPortFrom(addr, 53))
+		}
+	}
+	if len(list) == 0 {
+		list = append(list, netip.MustParseAddrPort("127.0.0.1:53")) // resolv.conf(5)
+	}
+	return list
+}
+
+// resolvConfLines are the words of each line that says something.
+func resolvConfLines() [][]string {
+	text, err := os.ReadFile(resolvConf)
+	if err != nil {
+		return nil // none is as good as an empty one
+	}
+	var lines [][]string
+	for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
+		line, _, _ := strings.Cut(s.Text(), "#")
+		if words := strings.Fields(line); len(words) > 0 && !strings.HasPrefix(words[0], ";") {
+			lines = append(lines, words)
+		}
+	}
+	return lines
+}
+
+// resolvConfFor is a container's /etc/resolv.conf: the gateway asks this host's name servers, unless others are named.
+func resolvConfFor(c *Config) string {
+	var b strings.Builder
+	for _, words := range resolvConfLines() {
+		if slices.Contains([]string{"search", "domain", "options"}, words[0]) {
+			fmt.Fprintln(&b, strings.Join(words, " "))
+		}
+	}
+	if len(c.DNS) == 0 {
+		fmt.Fprintf(&b, "nameserver %s\n", usernet.DNS4)
+	}
+	for _, addr := range c.DNS {
+		fmt.Fprintf(&b, "nameserver %s\n", addr)
+	}
+	return b.String()
+}

@@ -1,0 +1,122 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func TestParsePorts(t *testing.T) {
+	for entry, want := range map[string]string{
+		"80":                      "[0.0.0.0:0->80/tcp]",
+		"8080:80":                 "[0.0.0.0:8080->80/tcp]",
+		"127.0.0.1:8080:80":       "[127.0.0.1:8080->80/tcp]",
+		"127.0.0.1::80":           "[127.0.0.1:0->80/tcp]",
+		"[::1]:8080:80/udp":       "[[::1]:8080->80/udp]",
+		"::1:8080:80":             "[[::1]:8080->80/tcp]",
+		"53:53/udp":               "[0.0.0.0:53->53/udp]",
+		"8000-8002:80-82":         "[0.0.0.0:8000->80/tcp 0.0.0.0:8001->81/tcp 0.0.0.0:8002->82/tcp]",
+		"80-81":                   "[0.0.0.0:0->80/tcp 0.0.0.0:0->81/tcp]",
+		"65534-65535:65534-65535": "[0.0.0.0:65534->65534/tcp 0.0.0.0:65535->65535/tcp]",
+	} {
+		got, err := ParsePorts(entry)
+		if err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%s: %v, %v; want %s", entry, got, err, want)
+		}
+	}
+	for _, bad := range []string{
+		"", ":", "0", "65536", "-1", "80/sctp", "80/", "a", "8080:", "host:80:80", "1.2.3:80:80", "1-2:80", "2-1:2-1", "1-2-3", "0:80", "99999:80", "[::1:80:80]",
+	} {
+		if got, err := ParsePorts(bad); err == nil {
+			t.Errorf("%q was taken as %v", bad, got)
+		}
+	}
+}
+
+func TestMAC(t *testing.T) {
+	for s, ok := range map[string]bool{"02:42:ac:11:00:02": true, "00-00-5e-00-53-01": true, "": false, "02:42:ac:11:00": false, "01:00:5e:00:00:01": false, "02:42:ac:11:00:02:03:04": false} {
+		if _, err := ParseMAC(s); (err == nil) != ok {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+	if a, b := randomMAC(), randomMAC(); a == b || a[0]&3 != 2 {
+		t.Errorf("random addresses %v and %v", a, b)
+	}
+	b, err := json.Marshal(Config{MAC: MAC{2, 0, 0, 0, 0, 1}})
+	if err != nil || !strings.Contains(string(b), `"mac":"02:00:00:00:00:01"`) {
+		t.Errorf("%s, %v", b, err)
+	}
+	var c Config
+	if err := json.Unmarshal(b, &c); err != nil || c.MAC != (MAC{2, 0, 0, 0, 0, 1}) {
+		t.Errorf("%+v, %v", c.MAC, err)
+	}
+}
+
+func TestNetworkNames(t *testing.T) {
+	for name, ok := range map[string]bool{"user": true, "none": true, "host": false, "": false, "web": false} {
+		if err := CheckNetwork(name); (err == nil) != ok {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	c := Config{Network: NetworkNone, Ports: []PortBinding{{Container: 80}}}
+	if err := c.fill(); err == nil {
+		t.Error("a port is published without a network")
+	}
+}
+
+// A network that cannot be made leaves no socket open.
+func TestNewNetworkCleansUp(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := free.Addr().String()
+	free.Close()
+	c := Config{Network: NetworkUser, Ports: []PortBinding{
+		{Host: netip.MustParseAddrPort(other), Container: 80, Protocol: "tcp"},
+		{Host: netip.MustParseAddrPort(taken.Addr().String()), Container: 81, Protocol: "tcp"},
+	}}
+	table := &fileTable{}
+	defer table.close()
+	if _, err := newNetwork(context.Background(), &c, "h", table); err == nil || !strings.Contains(err.Error(), "already allocated") {
+		t.Errorf("a port that is taken: %v", err)
+	}
+	again, err := net.Listen("tcp", other)
+	if err != nil {
+		t.Fatalf("the other port is still taken: %v", err)
+	}
+	again.Close()
+
+	c.Ports = []PortBinding{{Host: netip.MustParseAddrPort("127.0.0.1:0"), Container: 80, Protocol: "udp"}}
+	n, err := newNetwork(context.Background(), &c, "h", table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := n.published(); len(p) != 1 || p[0].Host.Port() == 0 || p[0].Host.Addr() != netip.MustParseAddr("127.0.0.1") {
+		t.Errorf("published: %v", p)
+	}
+	n.close()
+}
+
+func FuzzParsePorts(f *testing.F) {
+	for _, s := range []string{"80", "127.0.0.1:8000-8010:80-90/udp", "[::1]:1:1", "1-65535"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		list, err := ParsePorts(s)
+		for _, p := range list {
+			if err != nil || p.Container == 0 || p.Protocol != "tcp" && p.Protocol != "udp" || !p.Host.Addr().IsValid() {
+				t.Errorf("%q: %v, %v", s, p, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,180 @@
+package net
+
+import (
+	"sync/atomic"
+
+	"github.com/hullvm/hull/virtio"
+)
+
+// receiver fills the receive queue on a goroutine of its own. It is no virtio.Worker, which serves a queue until it is
+// empty: this queue is full while the network is quiet.
+type receiver struct {
+	d        *Device
+	q        *virtio.Queue
+	irq      virtio.Interrupter
+	features uint64
+	ending   atomic.Bool
+	done     chan struct{}
+
+	chains []*virtio.Chain // popped and not used yet, in order
+	room   int             // bytes in them
+	pieces [][]byte
+	head   [][]byte // where the header of the frame goes
+	header [HeaderSize]byte
+}
+
+func startReceiver(d *Device, q *virtio.Queue) *receiver {
+	r := &receiver{d: d, q: q, irq: d.env.Interrupt, features: d.env.Features, done: make(chan struct{})}
+	go r.run()
+	return r
+}
+
+// wake makes r look again. It does nothing on nil.
+func (r *receiver) wake() {
+	if r != nil {
+		r.q.Kick().Notify()
+	}
+}
+
+// stop ends r and returns when its goroutine has ended. It does nothing on nil.
+func (r *receiver) stop() {
+	if r == nil {
+		return
+	}
+	r.ending.Store(true)
+	r.q.Kick().Notify()
+	<-r.done
+}
+
+func (r *receiver) run() {
+	defer close(r.done)
+	defer r.putBack()
+	for !r.ending.Load() {
+		r.q.DisableNotify()
+		starved, err := r.serve()
+		r.q.Signal()
+		if err != nil {
+			r.irq.NeedsReset(err)
+			return
+		}
+		// Without frames it is the backend that wakes; without buffers, the driver.
+		if starved && r.q.EnableNotify() {
+			continue
+		}
+		if r.ending.Load() || r.q.Kick().Wait() != nil {
+			return
+		}
+	}
+}
+
+// serve moves frames until there are none (starved is false) or no buffers for the next.
+func (r *receiver) serve() (starved bool, err error) {
+	for !r.ending.Load() && r.d.Link() {
+		// Room for any frame if there is, so that no backend has to be asked twice.
+		if err := r.gather(HeaderSize + maxFrame); err != nil {
+			return false, err
+		}
+		if len(r.chains) == 0 {
+			return true, nil
+		}
+		r.spread()
+		n, err := r.d.cfg.Backend.Receive(&r.header, r.pieces)
+		if n == 0 || err != nil {
+			return false, err
+		}
+		if n > r.room-HeaderSize {
+			had := r.room
+			if err := r.gather(HeaderSize + n); err != nil {
+				return false, err
+			}
+			switch {
+			case n > maxFrame || r.features&(1<<F_MRG_RXBUF) == 0:
+				r.d.cfg.Backend.Drop()
+				r.d.rxCount.dropped.Add(1)
+			case r.room == had:
+				return true, nil
+			}
+			continue
+		}
+		var h Header
+		h.Decode(&r.header)
+		if !h.toDriver(r.features, n) {
+			r.d.rxCount.dropped.Add(1)
+			continue
+		}
+		r.deliver(h, n)
+	}
+	return false, nil
+}
+
+// gather pops chains until they have room for n bytes, or there are no more. Without MRG_RXBUF a frame has one chain.
+func (r *receiver) gather(n int) error {
+	merge := r.features&(1<<F_MRG_RXBUF) != 0
+	for r.room < n && (merge || len(r.chains) == 0) && !r.ending.Load() {
+		c, err := r.q.Pop()
+		if c == nil || err != nil {
+			return err
+		}
+		// No frame fits: it is answered, so that the driver does not wait for it. Only if it is the first: chains
+		// are put back in the order in which they came.
+		if len(r.chains) == 0 && c.Writable.Len() < HeaderSize+minFrame {
+			r.q.Push(c, 0)
+			continue
+		}
+		r.chains = append(r.chains, c)
+		r.room += c.Writable.Len()
+	}
+	return nil
+}
+
+// spread splits the room of all chains into where the header goes and the rest.
+func (r *receiver) spread() {
+	r.head, r.pieces = r.head[:0], r.pieces[:0]
+	left := HeaderSize
+	for _, c := range r.chains {
+		for _, p := range c.Writable.Pieces() {
+			k := min(left, len(p))
+			if k > 0 {
+				r.head = append(r.head, p[:k])
+				left -= k
+			}
+			if k < len(p) {
+				r.pieces = append(r.pieces, p[k:])
+			}
+		}
+	}
+}
+
+// deliver gives the driver the frame of n bytes that is in the pieces.
+func (r *receiver) deliver(h Header, n int) {
+	r.d.rxCount.frames.Add(1)
+	r.d.rxCount.bytes.Add(uint64(n))
+	// All but the last buffer are filled, and they appear together (5.1.6.4.1).
+	used := 0
+	for left := HeaderSize + n; left > 0; used++ {
+		left -= r.chains[used].Writable.Len()
+	}
+	h.NumBuffers = uint16(used)
+	h.Encode(&r.header)
+	b := r.header[:]
+	for _, p := range r.head {
+		b = b[copy(p, b):]
+	}
+	left := HeaderSize + n
+	for _, c := range r.chains[:used] {
+		size := c.Writable.Len()
+		r.room -= size
+		r.q.Add(c, min(left, size))
+		left -= size
+	}
+	r.q.Publish()
+	r.chains = r.chains[:copy(r.chains, r.chains[used:])]
+}
+
+// putBack returns the chains that were not needed, last first.
+func (r *receiver) putBack() {
+	for i := len(r.chains) - 1; i >= 0; i-- {
+		r.q.Unpop(r.chains[i])
+	}
+	r.chains, r.room = r.chains[:0], 0
+}

@@ -1,0 +1,510 @@
+package usernet
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+var example = netip.MustParseAddr("192.0.2.1")
+
+func soon(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func portOf(a net.Addr) uint16 { return netip.MustParseAddrPort(a.String()).Port() }
+
+// echoServer sends back what it gets, and ends a connection when the other side does.
+func echoServer(t testing.TB) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	group.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			group.Go(func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); group.Wait() })
+	return portOf(l.Addr())
+}
+
+func dial(t testing.TB, guest *stack.Stack, addr netip.Addr, port uint16) (*gonet.TCPConn, error) {
+	t.Helper()
+	protocol := ipv4.ProtocolNumber
+	if addr.Is6() {
+		protocol = ipv6.ProtocolNumber
+	}
+	return gonet.DialContextTCP(soon(t), guest, full(addr, port), protocol)
+}
+
+func TestTCP(t *testing.T) {
+	_, guest := network(t, UserConfig{})
+	port := echoServer(t)
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			conn, err := dial(t, guest, example, port)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			want := make([]byte, 3<<20)
+			rand.Read(want)
+			var writer sync.WaitGroup
+			writer.Go(func() {
+				if _, err := conn.Write(want); err != nil {
+					t.Error(err)
+				}
+				if err := conn.CloseWrite(); err != nil { // the answer comes all the same
+					t.Error(err)
+				}
+			})
+			got, err := io.ReadAll(conn)
+			writer.Wait()
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%d of %d bytes came back: %v", len(got), len(want), err)
+			}
+		})
+	}
+	group.Wait()
+}
+
+func TestTCPRefused(t *testing.T) {
+	_, guest := network(t, UserConfig{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := portOf(l.Addr())
+	l.Close()
+	for name, to := range map[string]netip.AddrPort{
+		"nobody listens":     netip.AddrPortFrom(example, port),
+		"the gateway":        netip.AddrPortFrom(Gateway4, echoServer(t)),
+		"the gateway's IPv6": netip.AddrPortFrom(Gateway6, echoServer(t)),
+		"metadata":           netip.MustParseAddrPort("169.254.169.254:80"),
+		"DNS without one":    netip.AddrPortFrom(DNS4, portDNS),
+	} {
+		if c, err := dial(t, guest, to.Addr(), to.Port()); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("%s: %v, want a refusal", name, err)
+			if err == nil {
+				c.Close()
+			}
+		}
+	}
+}
+
+func TestReset(t *testing.T) {
+	_, guest := network(t, UserConfig{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := dial(t, guest, example, portOf(l.Addr()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = server.(*net.TCPConn).SetLinger(0)
+	server.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("reading from a connection that was reset: %v", err)
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	for addr, want := range map[string]bool{
+		"1.1.1.1": true, "10.0.3.1": true, "192.168.1.1": true, "2606:4700::1111": true, "fd12::1": true, "::ffff:1.1.1.1": true,
+		"127.0.0.1": false, "127.8.8.8": false, "0.0.0.0": false, "0.1.2.3": false, "169.254.169.254": false, "224.0.0.1": false,
+		"255.255.255.255": false, "240.0.0.1": false, "10.0.2.2": false, "10.0.2.77": false,
+		"::": false, "::1": false, "fe80::1": false, "ff02::1": false, "fd00:10:0:2::2": false,
+		"::ffff:127.0.0.1": false, "::ffff:169.254.169.254": false, "::127.0.0.1": false, "64:ff9b::7f00:1": false,
+	} {
+		if _, ok := outside(netip.AddrPortFrom(netip.MustParseAddr(addr), 80)); ok != want {
+			t.Errorf("%s: reached: %v, want %v", addr, ok, want)
+		}
+	}
+	if _, ok := outside(netip.AddrPortFrom(example, 0)); ok {
+		t.Error("port 0 is reached")
+	}
+}
+
+// udpServer answers each datagram with its bytes behind a prefix.
+func udpServer(t testing.TB, prefix string) netip.AddrPort {
+	t.Helper()
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := make([]byte, maxDatagram)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteTo(append([]byte(prefix), b[:n]...), from)
+		}
+	}()
+	t.Cleanup(func() { c.Close(); <-done })
+	return netip.MustParseAddrPort(c.LocalAddr().String())
+}
+
+// ask sends a datagram and returns the answer.
+func ask(t testing.TB, c net.Conn, question string) string {
+	t.Helper()
+	b := make([]byte, maxDatagram)
+	if _, err := c.Write([]byte(question)); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	n, err := c.Read(b)
+	if err != nil {
+		t.Fatalf("no answer to %.20q: %v", question, err)
+	}
+	return string(b[:n])
+}
+
+func TestUDPAndDNS(t *testing.T) {
+	server, name := udpServer(t, "echo "), udpServer(t, "dns ")
+	_, guest := network(t, UserConfig{DNS: []netip.AddrPort{name}})
+	for _, tt := range []struct {
+		to   netip.AddrPort
+		want string
+	}{
+		{netip.AddrPortFrom(example, server.Port()), "echo question"},
+		{netip.AddrPortFrom(DNS4, portDNS), "dns question"},
+		{netip.AddrPortFrom(DNS6, portDNS), "dns question"},
+	} {
+		protocol := ipv4.ProtocolNumber
+		if tt.to.Addr().Is6() {
+			protocol = ipv6.ProtocolNumber
+		}
+		remote := full(tt.to.Addr(), tt.to.Port())
+		c, err := gonet.DialUDP(guest, nil, &remote, protocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if got := ask(t, c, "question"); got != tt.want {
+				t.Errorf("%v answers %q", tt.to, got)
+			}
+		}
+		c.Close()
+	}
+}
+
+func TestResolversGiveWay(t *testing.T) {
+	r := resolvers{servers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53"), netip.MustParseAddrPort("192.0.2.2:53")}}
+	first, silent, _ := r.pick()
+	_, alsoSilent, _ := r.pick()
+	silent()
+	alsoSilent() // the same silence counts once
+	if second, _, _ := r.pick(); first == second {
+		t.Error("a name server that does not answer is asked again")
+	}
+}
+
+func file(t testing.TB, s interface{ File() (*os.File, error) }) *os.File {
+	t.Helper()
+	f, err := s.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestPublish(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, guest := network(t, UserConfig{Publish: []Publish{
+		{Socket: file(t, l.(*net.TCPListener)), Port: 80}, {Socket: file(t, p.(*net.UDPConn)), Port: 5353},
+	}})
+	tcpAddr, udpAddr := l.Addr().String(), p.LocalAddr().String()
+	l.Close()
+	p.Close()
+
+	// Nobody listens in the guest yet.
+	c, err := net.Dial("tcp", tcpAddr)
+	if err == nil { // it is reset at once, which connect may see already
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_, err = c.Read(make([]byte, 1))
+		c.Close()
+	}
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a connection to nobody: %v", err)
+	}
+
+	server, err := gonet.ListenTCP(guest, full(Guest4, 80), ipv4.ProtocolNumber)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	var group sync.WaitGroup
+	defer group.Wait()
+	group.Go(func() {
+		c, err := server.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		if host, _, _ := net.SplitHostPort(c.RemoteAddr().String()); host != Gateway4.String() {
+			t.Errorf("the guest's peer is %s, want the gateway", host)
+		}
+		_, _ = io.Copy(c, c)
+	})
+	c, err = net.Dial("tcp", tcpAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(t, c, "hello"); got != "hello" {
+		t.Errorf("the guest answers %q", got)
+	}
+	c.Close()
+
+	local := full(Guest4, 5353)
+	listener, err := gonet.DialUDP(guest, &local, nil, ipv4.ProtocolNumber)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group.Go(func() {
+		b := make([]byte, 100)
+		for {
+			n, from, err := listener.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = listener.WriteTo(append([]byte("guest "), b[:n]...), from)
+		}
+	})
+	defer listener.Close()
+	for _, who := range []string{"one", "two"} {
+		c, err := net.Dial("udp", udpAddr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ask(t, c, who); got != "guest "+who {
+			t.Errorf("the guest answers %q to %s", got, who)
+		}
+		c.Close()
+	}
+}
+
+func TestPublishRefusesOtherFiles(t *testing.T) {
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewUser(UserConfig{Publish: []Publish{{Socket: f, Port: 80}}}); !errors.Is(err, ErrConfig) {
+		t.Errorf("publishing /dev/null: %v", err)
+	}
+	if f.Close() == nil {
+		t.Error("the file is still open")
+	}
+}
+
+// wire is a guest that sees single frames.
+type wire struct {
+	t testing.TB
+	u *User
+}
+
+func newWire(t testing.TB, cfg UserConfig) wire {
+	u, err := NewUser(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.reach = theInternet
+	t.Cleanup(func() { u.Close() })
+	return wire{t, u}
+}
+
+func (w wire) send(frame []byte) { w.u.Send(&[headerSize]byte{}, [][]byte{frame}) }
+
+// receive returns the next frame, or nil if none comes.
+func (w wire) receive(patience time.Duration) []byte {
+	b := make([]byte, MTU+header.EthernetMinimumSize)
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		n, err := w.u.Receive(&[headerSize]byte{}, [][]byte{b})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if n > 0 {
+			return b[:n]
+		}
+		if time.Now().After(end) {
+			return nil
+		}
+	}
+}
+
+func ethernetFrame(kind uint16, payload []byte) []byte {
+	b := []byte("\xff\xff\xff\xff\xff\xff" + string(guestMAC))
+	b = binary.BigEndian.AppendUint16(b, kind)
+	return append(b, payload...)
+}
+
+func arpRequest(target netip.Addr) []byte {
+	b := []byte{0, 1, 8, 0, 6, 4, 0, 1}
+	b = append(b, guestMAC...)
+	b = append(b, Guest4.AsSlice()...)
+	b = append(b, 0, 0, 0, 0, 0, 0)
+	return ethernetFrame(0x0806, append(b, target.AsSlice()...))
+}
+
+func TestARPForTheGatewayOnly(t *testing.T) {
+	w := newWire(t, UserConfig{})
+	w.send(arpRequest(Guest4)) // is my address free?
+	w.send(arpRequest(netip.MustParseAddr("10.0.2.99")))
+	if f := w.receive(50 * time.Millisecond); f != nil {
+		t.Fatalf("an answer for somebody else's address: %x", f)
+	}
+	w.send(arpRequest(Gateway4))
+	f := w.receive(10 * time.Second)
+	if f == nil || !bytes.Equal(f[28:32], Gateway4.AsSlice()) || string(f[22:28]) != string(gatewayMAC) {
+		t.Errorf("the gateway's answer: %x", f)
+	}
+}
+
+func dhcpFrame(t *testing.T, options ...dhcpv4.Modifier) []byte {
+	t.Helper()
+	m, err := dhcpv4.New(append([]dhcpv4.Modifier{dhcpv4.WithHwAddr([]byte(guestMAC))}, options...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload := m.ToBytes()
+	datagram := make([]byte, 8, 8+len(payload))
+	binary.BigEndian.PutUint16(datagram[0:], portDHCPClient)
+	binary.BigEndian.PutUint16(datagram[2:], portDHCPServer)
+	binary.BigEndian.PutUint16(datagram[4:], uint16(8+len(payload)))
+	f := frame4(netip.IPv4Unspecified(), broadcast, header.UDPProtocolNumber, append(datagram, payload...))
+	return f
+}
+
+func TestDHCP(t *testing.T) {
+	w := newWire(t, UserConfig{Hostname: "box"})
+	exchange := func(options ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
+		t.Helper()
+		w.send(dhcpFrame(t, options...))
+		f := w.receive(10 * time.Second)
+		if f == nil {
+			t.Fatal("no answer")
+		}
+		m, err := dhcpv4.FromBytes(f[header.EthernetMinimumSize+header.IPv4MinimumSize+header.UDPMinimumSize:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	offer := exchange(dhcpv4.WithMessageType(dhcpv4.MessageTypeDiscover))
+	if offer.MessageType() != dhcpv4.MessageTypeOffer || !offer.YourIPAddr.Equal(Guest4.AsSlice()) || offer.HostName() != "box" ||
+		!offer.Router()[0].Equal(Gateway4.AsSlice()) || !offer.DNS()[0].Equal(DNS4.AsSlice()) {
+		t.Errorf("offer: %s", offer.Summary())
+	}
+	request := func(ip netip.Addr) *dhcpv4.DHCPv4 {
+		return exchange(dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(ip.AsSlice())))
+	}
+	if ack := request(Guest4); ack.MessageType() != dhcpv4.MessageTypeAck || !ack.YourIPAddr.Equal(Guest4.AsSlice()) {
+		t.Errorf("acknowledgement: %s", ack.Summary())
+	}
+	if nak := request(netip.MustParseAddr("10.0.2.99")); nak.MessageType() != dhcpv4.MessageTypeNak {
+		t.Errorf("another address: %s", nak.Summary())
+	}
+}
+
+func TestFloodIsBounded(t *testing.T) {
+	w := newWire(t, UserConfig{})
+	for range 10 * maxQueued {
+		w.send(arpRequest(Gateway4))
+	}
+	n := 0
+	for w.receive(20*time.Millisecond) != nil {
+		n++
+	}
+	if n == 0 || n > maxQueued+1 {
+		t.Errorf("%d answers were kept for a guest that does not listen, want at most %d", n, maxQueued)
+	}
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	for port := range uint16(3 * maxFlows / 2) {
+		datagram := make([]byte, 8)
+		binary.BigEndian.PutUint16(datagram[0:], 1024+port)
+		binary.BigEndian.PutUint16(datagram[2:], portOf(silent.LocalAddr()))
+		binary.BigEndian.PutUint16(datagram[4:], 8)
+		w.send(frame4(Guest4, example, header.UDPProtocolNumber, datagram))
+	}
+	w.u.flows.mu.Lock()
+	defer w.u.flows.mu.Unlock()
+	if w.u.flows.free != 0 {
+		t.Errorf("%d flows are free after a flood of more than there may be", w.u.flows.free)
+	}
+}
+
+func FuzzSend(f *testing.F) {
+	f.Add(arpRequest(Gateway4))
+	f.Add(frame4(Guest4, Gateway4, header.ICMPv4ProtocolNumber, []byte{8, 0, 0, 0, 0, 1, 0, 1}))
+	f.Add(frame4(Guest4, Gateway4, header.UDPProtocolNumber, []byte{0, 68, 0, 67, 0, 8, 0, 0}))
+	f.Add(frame4(Guest4, Gateway4, header.TCPProtocolNumber, make([]byte, 20)))
+	f.Add(ethernetFrame(0x86dd, append([]byte{0x60, 0, 0, 0, 0, 24, 58, 255}, make([]byte, 56)...)))
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		u, err := NewUser(UserConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.reach = func(netip.AddrPort) (netip.AddrPort, bool) { return netip.AddrPort{}, false }
+		defer u.Close()
+		u.Send(&[headerSize]byte{}, [][]byte{frame})
+		for range 3 {
+			if n, err := u.Receive(&[headerSize]byte{}, [][]byte{make([]byte, MTU+header.EthernetMinimumSize)}); n == 0 || err != nil {
+				break
+			}
+		}
+	})
+}
