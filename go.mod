@@ -16,6 +16,7 @@ tool (
 	github.com/u-root/u-root/cmds/core/date
 	github.com/u-root/u-root/cmds/core/dd
 	github.com/u-root/u-root/cmds/core/df
+	github.com/u-root/u-root/cmds/core/dhclient
 	github.com/u-root/u-root/cmds/core/dirname
 	github.com/u-root/u-root/cmds/core/dmesg
 	github.com/u-root/u-root/cmds/core/du

@@ -1,6 +1,7 @@
 package guestinit
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,6 +27,9 @@ func console(c CommandLine) error {
 		return err
 	}
 	delegateCgroups()
+	if err := linkStandardStreams("/dev"); err != nil {
+		say(err.Error())
+	}
 	if err := loopbackUp(); err != nil {
 		say(err.Error())
 	}
@@ -43,6 +47,16 @@ func console(c CommandLine) error {
 	// Whatever is left ends here; then nothing keeps the disks busy.
 	_ = unix.Kill(-1, unix.SIGKILL)
 	return root.Unmount()
+}
+
+// linkStandardStreams makes the links to a process's own files that programs expect and devtmpfs does not have.
+func linkStandardStreams(dev string) error {
+	for name, target := range map[string]string{"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"} {
+		if err := os.Symlink("/proc/self/fd"+target, filepath.Join(dev, name)); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // countPartitions counts the partitions of a disk: its layers, if it has any.

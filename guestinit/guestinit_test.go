@@ -78,3 +78,17 @@ func TestMountTable(t *testing.T) {
 		t.Errorf("optional mount: %v", err)
 	}
 }
+
+func TestLinkStandardStreams(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 { // again does no harm
+		if err := linkStandardStreams(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{"fd": "/proc/self/fd", "stdout": "/proc/self/fd/1"} {
+		if got, err := os.Readlink(filepath.Join(dir, name)); got != want {
+			t.Errorf("%s leads to %q, %v", name, got, err)
+		}
+	}
+}

@@ -22,6 +22,7 @@ type bootFlags struct {
 	disks                    []string
 	cpus                     int
 	cid                      uint32
+	network                  networkFlags
 }
 
 func newBoot(a *app) *cobra.Command {
@@ -41,6 +42,7 @@ fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
 		Example: `  hull boot
   hull boot --kernel /boot/vmlinuz-6.12 --cpus 4 --memory 5g
   hull boot --kernel vmlinux --protocol pvh --initrd initramfs.cpio --append 'rdinit=/bin/sh'
+  hull boot --network user -p 127.0.0.1:2222:22 --disk root.img --append 'root=/dev/vda'
   hull boot --disk root.img,ro --disk data.img --append 'hull.exec="ls /dev"'`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -65,7 +67,7 @@ fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
 	f.StringVarP(&flags.memory, "memory", "m", "512m", "Memory, a ceiling: `bytes`, or with k, m, g")
 	f.StringVar(&flags.append, "append", "", "Add `words` to the kernel command line")
 	f.StringVar(&flags.serial, "serial", engine.SerialStdio, "Where the serial port leads: stdio, pty or a `file`")
-	refuse(cmd, "net", "network devices")
+	flags.network.register(f, engine.NetworkNone)
 	refuse(cmd, "share", "shared directories")
 	refuse(cmd, "snapshot", "snapshots")
 	return cmd
@@ -102,6 +104,9 @@ func (f *bootFlags) config(cmd *cobra.Command) (engine.BootConfig, error) {
 		c.Disks = append(c.Disks, engine.BootDisk{Path: path, ReadOnly: readOnly})
 	}
 	var err error
+	if c.NetworkConfig, err = f.network.config(); err != nil {
+		return c, err
+	}
 	if c.Memory, err = parseMemory(f.memory); err != nil {
 		return c, fmt.Errorf("--memory: %w", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -33,8 +32,7 @@ type runFlags struct {
 	tmpfs                   []string
 	capAdd, capDrop         []string
 	ulimits, addHosts       []string
-	network, mac            string
-	publish, dns            []string
+	network                 networkFlags
 	stopSignal              string
 	pull                    string
 	quiet, sigProxy         bool
@@ -86,10 +84,8 @@ func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.StringArrayVar(&f.capDrop, "cap-drop", nil, "Drop a Linux `capability`")
 	flags.StringArrayVar(&f.ulimits, "ulimit", nil, "Set a resource `limit`: name=soft[:hard]")
 	flags.StringArrayVar(&f.addHosts, "add-host", nil, "Add a line to /etc/hosts: `name:address`")
-	flags.StringVar(&f.network, "network", engine.NetworkUser, "`Network` of the container: user (out to the world, in by -p) or none")
-	flags.StringArrayVarP(&f.publish, "publish", "p", nil, "Publish a port: [[`IP:]HOSTPORT:]PORT[/udp]`")
-	flags.StringArrayVar(&f.dns, "dns", nil, "Ask this name server: an `address`, instead of the host's")
-	flags.StringVar(&f.mac, "mac-address", "", "MAC `address` of the container's network card")
+	f.network.register(flags, engine.NetworkUser)
+	flags.StringArrayVar(&f.network.dns, "dns", nil, "Ask this name server: an `address`, instead of the host's")
 	flags.StringVar(&f.stopSignal, "stop-signal", "", "`Signal` that asks the container to stop")
 	flags.StringVar(&f.pull, "pull", pullMissing, "Pull the image before running: always, missing or never")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "Do not show the progress of a pull")
@@ -122,6 +118,9 @@ func (f *runFlags) config(cmd *cobra.Command, image string, args []string) (engi
 		return c, fmt.Errorf("--pull %q: must be always, missing or never", f.pull)
 	}
 	var err error
+	if c.NetworkConfig, err = f.network.config(); err != nil {
+		return c, err
+	}
 	if c.Memory, err = parseMemory(f.memory); err != nil {
 		return c, fmt.Errorf("--memory: %w", err)
 	}
@@ -140,9 +139,6 @@ func (f *runFlags) config(cmd *cobra.Command, image string, args []string) (engi
 	if c.Ulimits, err = parseUlimits(f.ulimits); err != nil {
 		return c, err
 	}
-	if err := f.networkConfig(&c); err != nil {
-		return c, err
-	}
 	for _, entry := range f.addHosts {
 		if _, _, err := engine.SplitHost(entry); err != nil {
 			return c, err
@@ -158,40 +154,6 @@ func (f *runFlags) config(cmd *cobra.Command, image string, args []string) (engi
 		return c, engine.CheckName(f.name)
 	}
 	return c, nil
-}
-
-// networkConfig reads the flags of the network.
-func (f *runFlags) networkConfig(c *engine.Config) (err error) {
-	switch c.Network = f.network; c.Network {
-	case "bridge", "default": // what scripts written for docker ask for
-		c.Network = engine.NetworkUser
-	}
-	if err := engine.CheckNetwork(c.Network); err != nil {
-		return err
-	}
-	for _, entry := range f.publish {
-		list, err := engine.ParsePorts(entry)
-		if err != nil {
-			return err
-		}
-		c.Ports = append(c.Ports, list...)
-	}
-	if len(c.Ports) > 0 && c.Network == engine.NetworkNone {
-		return errors.New("-p needs a network: leave --network none out")
-	}
-	for _, entry := range f.dns {
-		addr, err := netip.ParseAddr(entry)
-		if err != nil {
-			return fmt.Errorf("--dns %q: not an IP address", entry)
-		}
-		c.DNS = append(c.DNS, addr)
-	}
-	if f.mac != "" {
-		if c.MAC, err = engine.ParseMAC(f.mac); err != nil {
-			return fmt.Errorf("--mac-address: %w", err)
-		}
-	}
-	return nil
 }
 
 // environment reads --env-file and -e; the latter wins.

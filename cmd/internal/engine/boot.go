@@ -31,6 +31,8 @@ type BootConfig struct {
 	Memory   uint64 // bytes
 	Append   string // more of the kernel command line
 
+	NetworkConfig
+
 	// Serial says where the serial port leads: SerialStdio, SerialPTY, or a
 	// file that takes what the guest writes.
 	Serial string
@@ -90,6 +92,9 @@ func (c *BootConfig) check() error {
 		return fmt.Errorf("memory of %d bytes: must be a multiple of %d", c.Memory, pageSize)
 	}
 	if err := CheckMemory(c.Memory); err != nil {
+		return err
+	}
+	if err := c.NetworkConfig.fill(); err != nil {
 		return err
 	}
 	for _, d := range c.Disks {
@@ -204,6 +209,14 @@ func (b *boot) prepare(ctx context.Context, files *bundle.Files, table *fileTabl
 		config.Vsock = &vmm.Vsock{CID: c.CID, Path: socket}
 		config.OrphanRemove = []string{dir}
 		b.note("vsock device: " + socket)
+	}
+	network, err := newNetwork(ctx, &c.NetworkConfig, "", table)
+	if err != nil {
+		return vmm.Config{}, nil, err
+	}
+	if network != nil {
+		b.later(network.close)
+		config.NICs = append(config.NICs, network.nic)
 	}
 	quit, err = b.serial(&config, table)
 	if err != nil {

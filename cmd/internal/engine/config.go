@@ -3,7 +3,6 @@ package engine
 import (
 	"fmt"
 	"math"
-	"net/netip"
 	"time"
 
 	"github.com/hullvm/hull/vmm"
@@ -38,10 +37,7 @@ type Config struct {
 	CapDrop   []string          `json:"cap_drop,omitempty"`
 	Ulimits   []Ulimit          `json:"ulimits,omitempty"`
 
-	Network string        `json:"network,omitempty"` // NetworkUser or NetworkNone
-	Ports   []PortBinding `json:"ports,omitempty"`
-	DNS     []netip.Addr  `json:"dns,omitempty"`
-	MAC     MAC           `json:"mac,omitzero"` // zero: one at random
+	NetworkConfig
 
 	CPUs   float64 `json:"cpus"`   // of processing time; the VM has as many vCPUs, rounded up
 	Memory uint64  `json:"memory"` // of the VM, bytes
@@ -96,17 +92,8 @@ func (c *Config) fill() error {
 	if err := CheckMemory(c.Memory); err != nil {
 		return err
 	}
-	if c.Network == "" {
-		c.Network = NetworkNone
-	}
-	if err := CheckNetwork(c.Network); err != nil {
+	if err := c.NetworkConfig.fill(); err != nil {
 		return err
-	}
-	switch {
-	case c.Network == NetworkNone && len(c.Ports) > 0:
-		return fmt.Errorf("ports cannot be published without a network")
-	case len(c.Ports) > maxPorts:
-		return fmt.Errorf("%d published ports: at most %d are allowed", len(c.Ports), maxPorts)
 	}
 	if c.Hostname != "" {
 		if err := checkHostname(c.Hostname); err != nil {

@@ -48,7 +48,7 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 	table.lend(r.lock.file)
 	config, err := r.vmConfig(files, table)
 	if err == nil {
-		r.network, err = newNetwork(ctx, &r.record.Config, r.record.hostname(), table)
+		r.network, err = newNetwork(ctx, &r.record.Config.NetworkConfig, r.record.hostname(), table)
 	}
 	if err != nil {
 		table.close()
@@ -169,7 +169,7 @@ func (r *run) startRequest() (*proto.Start, error) {
 		request.Root.Upper = scratchDevice
 	}
 	if r.network != nil {
-		resolv := resolvConfFor(c)
+		resolv := resolvConfFor(&c.NetworkConfig)
 		request.ResolvConf, request.Interfaces = &resolv, r.network.interfaces()
 	}
 	return request, nil

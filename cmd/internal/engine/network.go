@@ -39,6 +39,31 @@ func CheckNetwork(name string) error {
 	return fmt.Errorf("network %q: want %s or %s", name, NetworkUser, NetworkNone)
 }
 
+// NetworkConfig is the network that a VM is given.
+type NetworkConfig struct {
+	Network string        `json:"network,omitempty"` // NetworkUser or NetworkNone, which "" stands for
+	Ports   []PortBinding `json:"ports,omitempty"`
+	DNS     []netip.Addr  `json:"dns,omitempty"` // instead of the host's
+	MAC     MAC           `json:"mac,omitzero"`  // zero: one at random
+}
+
+// fill sets what was left out and checks the rest.
+func (c *NetworkConfig) fill() error {
+	if c.Network == "" {
+		c.Network = NetworkNone
+	}
+	if err := CheckNetwork(c.Network); err != nil {
+		return err
+	}
+	switch {
+	case c.Network == NetworkNone && len(c.Ports) > 0:
+		return errors.New("-p needs a network: leave --network none out")
+	case len(c.Ports) > maxPorts:
+		return fmt.Errorf("%d published ports: at most %d are allowed", len(c.Ports), maxPorts)
+	}
+	return nil
+}
+
 // PortBinding is a port of the host that leads to one of the container.
 type PortBinding struct {
 	Host      netip.AddrPort `json:"host"` // port 0: any that is free
@@ -170,7 +195,7 @@ type guestNetwork struct {
 }
 
 // newNetwork makes the network that c asks for, or nil for none. The VM's end goes to table.
-func newNetwork(ctx context.Context, c *Config, hostname string, table *fileTable) (_ *guestNetwork, err error) {
+func newNetwork(ctx context.Context, c *NetworkConfig, hostname string, table *fileTable) (_ *guestNetwork, err error) {
 	if c.Network != NetworkUser {
 		return nil, nil
 	}
@@ -325,7 +350,7 @@ func resolvConfLines() [][]string {
 }
 
 // resolvConfFor is a container's /etc/resolv.conf: the gateway asks this host's name servers, unless others are named.
-func resolvConfFor(c *Config) string {
+func resolvConfFor(c *NetworkConfig) string {
 	var b strings.Builder
 	for _, words := range resolvConfLines() {
 		if slices.Contains([]string{"search", "domain", "options"}, words[0]) {

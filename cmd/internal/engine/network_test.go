@@ -46,7 +46,7 @@ func TestMAC(t *testing.T) {
 	if a, b := randomMAC(), randomMAC(); a == b || a[0]&3 != 2 {
 		t.Errorf("random addresses %v and %v", a, b)
 	}
-	b, err := json.Marshal(Config{MAC: MAC{2, 0, 0, 0, 0, 1}})
+	b, err := json.Marshal(NetworkConfig{MAC: MAC{2, 0, 0, 0, 0, 1}})
 	if err != nil || !strings.Contains(string(b), `"mac":"02:00:00:00:00:01"`) {
 		t.Errorf("%s, %v", b, err)
 	}
@@ -62,7 +62,7 @@ func TestNetworkNames(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	c := Config{Network: NetworkNone, Ports: []PortBinding{{Container: 80}}}
+	c := NetworkConfig{Network: NetworkNone, Ports: []PortBinding{{Container: 80}}}
 	if err := c.fill(); err == nil {
 		t.Error("a port is published without a network")
 	}
@@ -81,7 +81,7 @@ func TestNewNetworkCleansUp(t *testing.T) {
 	}
 	other := free.Addr().String()
 	free.Close()
-	c := Config{Network: NetworkUser, Ports: []PortBinding{
+	c := NetworkConfig{Network: NetworkUser, Ports: []PortBinding{
 		{Host: netip.MustParseAddrPort(other), Container: 80, Protocol: "tcp"},
 		{Host: netip.MustParseAddrPort(taken.Addr().String()), Container: 81, Protocol: "tcp"},
 	}}
