@@ -14,14 +14,13 @@ import (
 // pingTimeout is how long an echo is waited for.
 const pingTimeout = 10 * time.Second
 
-// pings are echo requests on their way: a socket each, of the kind that needs no privileges (its users are those in
-// net.ipv4.ping_group_range).
+// pings are echo requests on their way: a socket each.
 type pings struct{ slots slots }
 
 func (p *pings) init() { p.slots.free = maxPings }
 
-// ping sends an ICMP echo request of the guest from this host, and the answer back. Where that is not allowed there is
-// none, as from a host that drops them.
+// ping sends an ICMP echo request of the guest from this host, and the answer back. Where that is not allowed (to those
+// who are neither root nor in net.ipv4.ping_group_range) there is none, as from a host that drops them.
 func (u *User) ping(to netip.Addr, request []byte) {
 	dst, ok := u.reach(netip.AddrPortFrom(to, 1)) // any port: only the address counts
 	if !ok || !u.pings.slots.take() {
@@ -30,19 +29,19 @@ func (u *User) ping(to netip.Addr, request []byte) {
 	request = append([]byte(nil), request...)
 	if !u.run(func() {
 		defer u.pings.slots.give()
-		u.forwardPing(dst.Addr(), request)
+		u.forwardPing(to, dst.Addr(), request)
 	}) {
 		u.pings.slots.give()
 	}
 }
 
-func (u *User) forwardPing(to netip.Addr, request []byte) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+// forwardPing asks the address dst for what the guest knows as to.
+func (u *User) forwardPing(to, dst netip.Addr, request []byte) {
+	fd, raw, err := pingSocket()
 	if err != nil {
 		return
 	}
-	var once sync.Once
-	end := func() { once.Do(func() { _ = unix.Shutdown(fd, unix.SHUT_RDWR) }) }
+	end := sync.OnceFunc(func() { _ = unix.Shutdown(fd, unix.SHUT_RDWR) })
 	forget, ok := u.onClose(end)
 	defer unix.Close(fd)
 	if !ok {
@@ -51,23 +50,59 @@ func (u *User) forwardPing(to netip.Addr, request []byte) {
 	defer forget()
 	timeout := unix.NsecToTimeval(int64(pingTimeout))
 	if unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout) != nil ||
-		unix.Connect(fd, &unix.SockaddrInet4{Addr: to.As4()}) != nil {
+		unix.Connect(fd, &unix.SockaddrInet4{Addr: dst.As4()}) != nil {
 		return
 	}
-	// The kernel puts an identifier of its own into the request, and takes only answers to that.
+	asked := header.ICMPv4(request)
+	if raw { // the kernel sends it as it is, and the guest may leave checksums to its device
+		asked.SetChecksum(0)
+		asked.SetChecksum(^checksum.Checksum(asked, 0))
+	}
 	if _, err := unix.Write(fd, request); err != nil {
 		return
 	}
-	reply := make([]byte, maxDatagram)
-	n, err := unix.Read(fd, reply)
-	if err != nil || n < header.ICMPv4MinimumSize {
-		return
+	buf := make([]byte, maxDatagram)
+	for deadline := time.Now().Add(pingTimeout); time.Now().Before(deadline); {
+		n, err := unix.Read(fd, buf)
+		if err != nil {
+			return
+		}
+		if reply, ok := echoReply(buf[:n], raw, asked); ok {
+			u.toGuest(frame4(to, Guest4, header.ICMPv4ProtocolNumber, reply))
+			return
+		}
 	}
-	icmp := header.ICMPv4(reply[:n])
-	icmp.SetIdent(header.ICMPv4(request).Ident())
+}
+
+// pingSocket is a socket for echo requests: one that needs no privileges, where the user may have it, else a raw one.
+func pingSocket() (fd int, raw bool, err error) {
+	fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+	if err == nil {
+		return fd, false, nil
+	}
+	fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+	return fd, true, err
+}
+
+// echoReply finds the answer to a request in what a socket has read. A raw socket gives whole packets, among them those that are
+// for others; the kernel gives the request of the other kind an identifier of its own, and takes just its answers.
+func echoReply(b []byte, raw bool, asked header.ICMPv4) (header.ICMPv4, bool) {
+	if raw {
+		ip := header.IPv4(b)
+		if !ip.IsValid(len(b)) {
+			return nil, false
+		}
+		b = ip.Payload()
+	}
+	icmp := header.ICMPv4(b)
+	if len(icmp) < header.ICMPv4MinimumSize || icmp.Type() != header.ICMPv4EchoReply || icmp.Sequence() != asked.Sequence() ||
+		raw && icmp.Ident() != asked.Ident() {
+		return nil, false
+	}
+	icmp.SetIdent(asked.Ident())
 	icmp.SetChecksum(0)
 	icmp.SetChecksum(^checksum.Checksum(icmp, 0))
-	u.toGuest(frame4(to, Guest4, header.ICMPv4ProtocolNumber, icmp))
+	return icmp, true
 }
 
 // frame4 is an Ethernet frame from the gateway to the guest with an IPv4 packet in it.

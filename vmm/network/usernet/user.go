@@ -62,6 +62,11 @@ const (
 	maxConnecting  = 256
 	maxFlows       = 1024 // UDP
 	maxPings       = 64
+
+	// What one connection may have waiting, in each direction, in bytes: a guest that stalls all of its connections
+	// makes this process keep 2 GiB.
+	defaultBuffer = 128 << 10
+	maxBuffer     = 256 << 10
 )
 
 // UserConfig is what makes a User.
@@ -183,10 +188,14 @@ func (u *User) setUp() error {
 		return failed("answering for all addresses", err)
 	}
 	sack := tcpip.TCPSACKEnabled(true)
-	if err := u.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack); err != nil {
-		return failed("TCP options", err)
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: defaultBuffer, Max: maxBuffer}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: defaultBuffer, Max: maxBuffer}
+	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &receive, &send} {
+		if err := u.stack.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
+			return failed("TCP options", err)
+		}
 	}
-	u.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(u.stack, 0, maxConnecting, u.acceptTCP).HandlePacket)
+	u.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(u.stack, defaultBuffer, maxConnecting, u.acceptTCP).HandlePacket)
 	u.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(u.stack, u.acceptUDP).HandlePacket)
 	return nil
 }

@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
@@ -456,6 +458,73 @@ func TestDHCP(t *testing.T) {
 	}
 }
 
+func TestPing(t *testing.T) {
+	fd, _, err := pingSocket()
+	if err != nil {
+		t.Skipf("this user may not ping: %v", err)
+	}
+	_ = unix.Close(fd)
+	w := newWire(t, UserConfig{})
+	for _, to := range []netip.Addr{example, Gateway4} {
+		want := []byte{0, 0, 0, 0, 0x12, 0x34, 0, 7, 'd', 'a', 't', 'a'}
+		request := bytes.Clone(want)
+		request[0] = 8 // echo
+		icmp := header.ICMPv4(request)
+		icmp.SetChecksum(^checksum.Checksum(icmp, 0))
+		w.send(arpReply())
+		w.send(frame4(Guest4, to, header.ICMPv4ProtocolNumber, request))
+		var f []byte
+		for f = w.receive(10 * time.Second); f != nil && header.Ethernet(f).Type() != header.IPv4ProtocolNumber; f = w.receive(10 * time.Second) {
+			w.send(arpReply()) // who has the guest's address?
+		}
+		if f == nil {
+			t.Fatalf("%v does not answer", to)
+		}
+		ip := header.IPv4(f[header.EthernetMinimumSize:])
+		got := ip.Payload()
+		if src, _ := netip.AddrFromSlice(ip.SourceAddressSlice()); src != to || got[0] != 0 || !bytes.Equal(got[4:], want[4:]) {
+			t.Errorf("%v answers %x from %v", to, got, src)
+		}
+	}
+}
+
+// arpReply says where the guest is.
+func arpReply() []byte {
+	b := []byte{0, 1, 8, 0, 6, 4, 0, 2}
+	b = append(append(b, guestMAC...), Guest4.AsSlice()...)
+	b = append(append(b, gatewayMAC...), Gateway4.AsSlice()...)
+	return ethernetFrame(0x0806, b)
+}
+
+func TestEchoReply(t *testing.T) {
+	asked := header.ICMPv4{8, 0, 0, 0, 0, 1, 0, 2}
+	good := []byte{0, 0, 0, 0, 0, 1, 0, 2, 'x'}
+	packet := func(icmp []byte) []byte {
+		return frame4(example, Guest4, header.ICMPv4ProtocolNumber, icmp)[header.EthernetMinimumSize:]
+	}
+	for _, tt := range []struct {
+		name string
+		b    []byte
+		raw  bool
+		want bool
+	}{
+		{"answer", good, false, true},
+		{"answer with the kernel's identifier", []byte{0, 0, 0, 0, 9, 9, 0, 2}, false, true},
+		{"another sequence number", []byte{0, 0, 0, 0, 0, 1, 0, 3}, false, false},
+		{"a request", []byte{8, 0, 0, 0, 0, 1, 0, 2}, false, false},
+		{"short", good[:7], false, false},
+		{"nothing", nil, false, false},
+		{"packet", packet(good), true, true},
+		{"packet for somebody else", packet([]byte{0, 0, 0, 0, 9, 9, 0, 2}), true, false},
+		{"no packet", good, true, false},
+		{"packet that is cut", packet(good)[:15], true, false},
+	} {
+		if got, ok := echoReply(bytes.Clone(tt.b), tt.raw, asked); ok != tt.want || ok && got.Ident() != 1 {
+			t.Errorf("%s: %v, %x", tt.name, ok, got)
+		}
+	}
+}
+
 func TestFloodIsBounded(t *testing.T) {
 	w := newWire(t, UserConfig{})
 	for range 10 * maxQueued {
@@ -507,4 +576,46 @@ func FuzzSend(f *testing.F) {
 			}
 		}
 	})
+}
+
+func BenchmarkTCP(b *testing.B) {
+	_, guest := network(b, UserConfig{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := gonet.DialContextTCP(soon(b), guest, full(example, portOf(l.Addr())), ipv4.ProtocolNumber)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	server, err := l.Accept()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer server.Close()
+	for _, way := range []struct {
+		name     string
+		from, to net.Conn
+	}{{"up", conn, server}, {"down", server, conn}} {
+		b.Run(way.name, func(b *testing.B) {
+			const n = 1 << 20
+			b.SetBytes(n)
+			buf, in := make([]byte, n), make([]byte, n)
+			for b.Loop() {
+				done := make(chan error, 1)
+				go func() {
+					_, err := way.from.Write(buf)
+					done <- err
+				}()
+				if _, err := io.ReadFull(way.to, in); err != nil {
+					b.Fatal(err)
+				}
+				if err := <-done; err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
