@@ -233,9 +233,11 @@ func TestLabRunsManyAtOnce(t *testing.T) {
 		wg.Go(func() {
 			cmd := labCommand("run", "--", "sh", "-c", fmt.Sprintf("cat; exit %d", i))
 			cmd.Stdin = strings.NewReader(strings.Repeat(fmt.Sprint(i), 300_000))
+			var errs strings.Builder // a machine that was replaced says so
+			cmd.Stderr = &errs
 			out, err := cmd.Output()
-			if want := strings.Repeat(fmt.Sprint(i), 300_000); string(out) != want || exitStatus(t, err) != i {
-				t.Errorf("command %d: %d bytes, %v", i, len(out), err)
+			if want := strings.Repeat(fmt.Sprint(i), 300_000); string(out) != want || exitStatus(t, err) != i || errs.String() != "" {
+				t.Errorf("command %d: %d bytes, %v, %s", i, len(out), err, errs.String())
 			}
 		})
 	}

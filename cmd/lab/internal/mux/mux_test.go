@@ -86,6 +86,33 @@ func TestManyStreamsKeepTheirBytes(t *testing.T) {
 	wg.Wait()
 }
 
+// TestStreamsOpenedAtOnce: the peer takes numbers in ascending order only, whichever
+// goroutine comes first.
+func TestStreamsOpenedAtOnce(t *testing.T) {
+	host, guest := pair(t)
+	for range 100 {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				st, err := host.Open()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				st.Close()
+			})
+		}
+		wg.Wait()
+		for range 8 {
+			st, err := guest.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			st.Close()
+		}
+	}
+}
+
 func TestStalledReaderStopsOnlyItsWriter(t *testing.T) {
 	host, guest := pair(t)
 	stalled, far := open(t, host, guest)

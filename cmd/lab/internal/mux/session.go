@@ -76,6 +76,9 @@ func New(conn io.ReadWriteCloser, side Side) *Session {
 
 // Open starts a stream. It does not wait for the peer to accept it.
 func (s *Session) Open() (*Stream, error) {
+	// Held from the choice of the number on: the peer wants them in ascending order.
+	s.write.Lock()
+	defer s.write.Unlock()
 	s.mu.Lock()
 	if s.err != nil {
 		defer s.mu.Unlock()
@@ -89,7 +92,7 @@ func (s *Session) Open() (*Stream, error) {
 	s.streams[st.id] = st
 	s.next += 2
 	s.mu.Unlock()
-	if err := s.send(kindOpen, st.id, nil); err != nil {
+	if err := s.sendLocked(kindOpen, st.id, nil); err != nil {
 		return nil, err
 	}
 	return st, nil
@@ -144,6 +147,11 @@ func (s *Session) fail(err error) {
 func (s *Session) send(kind byte, stream uint32, payload []byte) error {
 	s.write.Lock()
 	defer s.write.Unlock()
+	return s.sendLocked(kind, stream, payload)
+}
+
+// sendLocked is send for who holds s.write.
+func (s *Session) sendLocked(kind byte, stream uint32, payload []byte) error {
 	s.out = header{kind, stream, uint32(len(payload))}.append(s.out[:0])
 	s.out = append(s.out, payload...)
 	if _, err := s.conn.Write(s.out); err != nil {
