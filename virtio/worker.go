@@ -9,7 +9,9 @@ type Worker struct {
 	irq   Interrupter
 	serve func(*Worker) error
 	stop  atomic.Bool
-	done  chan struct{}
+
+	stopping chan struct{} // closed by the first Stop
+	done     chan struct{}
 }
 
 // StartWorker starts a worker for q. serve is called at once and then after each kick. It should take chains off
@@ -17,7 +19,7 @@ type Worker struct {
 // not touch the notification flags nor Signal at the end. An error ends the service and is reported to the driver
 // with NeedsReset.
 func StartWorker(q *Queue, irq Interrupter, serve func(w *Worker) error) *Worker {
-	w := &Worker{q: q, irq: irq, serve: serve, done: make(chan struct{})}
+	w := &Worker{q: q, irq: irq, serve: serve, stopping: make(chan struct{}), done: make(chan struct{})}
 	go w.run()
 	return w
 }
@@ -36,7 +38,9 @@ func (w *Worker) Stop() {
 	if w == nil {
 		return
 	}
-	w.stop.Store(true)
+	if w.stop.CompareAndSwap(false, true) {
+		close(w.stopping)
+	}
 	w.q.kick.Notify()
 	<-w.done
 }
