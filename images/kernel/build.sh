@@ -22,7 +22,7 @@ mkdir -p "$1"
 out=$(cd "$1" && pwd)
 
 [ -f "$tarball" ] || die "$tarball is missing: install linux-source-$series (make deps)"
-for tool in flex bison bc cc ld strip xz sha256sum flock patch; do
+for tool in flex bison bc gcc ld strip xz sha256sum flock patch; do
 	command -v $tool >/dev/null || die "$tool is missing (make deps)"
 done
 
@@ -33,9 +33,9 @@ export LC_ALL=C TZ=UTC
 version=$(dpkg-query -W -f '${Version}' linux-source-$series 2>/dev/null) || version=unknown
 stamp=$(stat -c %Y "$tarball")
 hash=$({
-	cat "$here/hull.config" "$here/build.sh" "$here/check-config.sh" "$here"/patches/*.patch
+	cat "$here/hull.config" "$here"/*.sh "$here"/patches/*.patch
 	echo "$version $stamp $(stat -c %s "$tarball")"
-	cc --version | head -n 1
+	gcc --version | head -n 1
 	ld --version | head -n 1
 } | sha256sum | cut -c 1-16)
 
@@ -87,11 +87,34 @@ KBUILD_BUILD_TIMESTAMP=$(date -u -d "@$stamp" '+%a %b %e %H:%M:%S %Z %Y')
 KBUILD_BUILD_VERSION=1 KBUILD_BUILD_USER=hull KBUILD_BUILD_HOST=hull
 export KBUILD_BUILD_TIMESTAMP KBUILD_BUILD_VERSION KBUILD_BUILD_USER KBUILD_BUILD_HOST
 
+# kernel_make ARG...: the kernel's make, with a compiler that can take headers compiled by compile_headers.
+HULL_PCH=$work/.headers
+export HULL_PCH
+mkdir "$HULL_PCH"
+kernel_make() { make -s -j"$(nproc)" CC="$here/cc.sh" "$@"; }
+
+# compile_headers compiles those that nearly all files include, with the flags of a typical file.
+compile_headers() {
+	flags=$(sed -n 's/^savedcmd_[^ ]* := [^ ]* -Wp,-MMD[^ ]*\(.*\) -c -o .*/\1/p' init/.main.o.cmd |
+		sed 's/ -include [^ ]*compiler-version\.h//; s/ -D\(__\)\?KBUILD_[^ ]*//g')
+	{
+		# cc.sh gives them the values of each file.
+		echo '#define KBUILD_MODFILE "kernel"'
+		echo '#define KBUILD_BASENAME "kernel"'
+		echo '#define KBUILD_MODNAME "kernel"'
+		echo '#define __KBUILD_MODNAME kmod_kernel'
+		printf '#include <%s.h>\n' linux/kernel linux/module linux/slab linux/mm linux/fs linux/sched linux/uaccess \
+			linux/netdevice linux/skbuff net/net_namespace net/sock net/tcp
+	} >"$HULL_PCH/headers.h"
+	eval "gcc $flags -x c-header $HULL_PCH/headers.h -o $HULL_PCH/common.h.gch" && : >"$HULL_PCH/common.h"
+}
+
 log=$cache/kernel-$hash.log
 if ! {
-	make -s KCONFIG_ALLCONFIG="$here/hull.config" allnoconfig &&
+	kernel_make KCONFIG_ALLCONFIG="$here/hull.config" allnoconfig &&
 		"$here/check-config.sh" "$here/hull.config" .config &&
-		make -s -j"$(nproc)" vmlinux
+		kernel_make init/main.o && compile_headers &&
+		kernel_make vmlinux
 } >"$log" 2>&1; then
 	tail -n 40 "$log" >&2
 	die "build failed; all of its output: $log"
@@ -101,7 +124,7 @@ mkdir "$work/result"
 strip --strip-all -o "$work/result/vmlinux" vmlinux
 chmod 644 "$work/result/vmlinux"
 cp .config "$work/result/config"
-make -s kernelrelease >"$work/result/release"
+kernel_make kernelrelease >"$work/result/release"
 rm -rf "$done"
 mv "$work/result" "$done"
 rm -f "$log"
