@@ -30,6 +30,9 @@ func (w *Worker) Queue() *Queue { return w.q }
 // Stopping reports whether Stop has been called: serve should return soon.
 func (w *Worker) Stopping() bool { return w.stop.Load() }
 
+// Stopped returns a channel that is closed when Stop is called.
+func (w *Worker) Stopped() <-chan struct{} { return w.stopping }
+
 // Wake makes w call serve once more, as if the driver had kicked.
 func (w *Worker) Wake() { w.q.kick.Notify() }
 

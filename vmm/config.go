@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+
+	"github.com/hullvm/hull/virtio/blk"
 )
 
 // File names a file by path or by a descriptor that the process already has.
@@ -85,6 +87,30 @@ type Disk struct {
 	ReadOnly bool   `json:"read_only,omitempty"`
 	File     *File  `json:"file,omitempty"`
 	Layers   []File `json:"layers,omitempty"`
+	// Overlay is a file that takes what the guest writes: File or Layers stay as they are, and any
+	// number of VMs can have them. What is in the file is lost.
+	Overlay *File `json:"overlay,omitempty"`
+	// Direct reads and writes past the host's page cache.
+	Direct bool `json:"direct,omitempty"`
+	// Queues is how many queues the disk has, 1 to 16; 0 means one for each vCPU, at most 4.
+	Queues int        `json:"queues,omitempty"`
+	Limits blk.Limits `json:"limits,omitzero"`
+}
+
+func (d *Disk) validate() error {
+	switch {
+	case (d.File == nil) == (len(d.Layers) == 0):
+		return fmt.Errorf("needs either a file or layers")
+	case len(d.ID) > blk.IDSize:
+		return fmt.Errorf("its ID is longer than %d bytes", blk.IDSize)
+	case d.Direct && d.File == nil:
+		return fmt.Errorf("layers are shared through the page cache: direct I/O is for files")
+	case d.Overlay != nil && d.ReadOnly:
+		return fmt.Errorf("an overlay is of no use to a read-only disk")
+	case d.Queues < 0 || d.Queues > blk.MaxQueues:
+		return fmt.Errorf("%d queues: must be 1 to %d", d.Queues, blk.MaxQueues)
+	}
+	return d.Limits.Validate()
 }
 
 // NIC is one virtio network card.
@@ -130,11 +156,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("platform %q: must be acpi, mptable or none", c.Platform)
 	}
 	for i, d := range c.Disks {
-		if (d.File == nil) == (len(d.Layers) == 0) {
-			return fmt.Errorf("disk %d (%s): needs either a file or layers", i, d.ID)
-		}
-		if len(d.ID) > 20 {
-			return fmt.Errorf("disk %d (%s): its ID is longer than 20 bytes", i, d.ID)
+		if err := d.validate(); err != nil {
+			return fmt.Errorf("disk %d (%s): %w", i, d.ID, err)
 		}
 	}
 	return nil

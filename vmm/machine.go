@@ -55,6 +55,7 @@ type Machine struct {
 	mmio   devices.Bus
 	cpus   []*vcpu.CPU
 	slots  []*mmio.Transport // the virtio devices, in order
+	disks  []*disk           // those of them that are disks
 	serial *serial.UART
 
 	tail *tail

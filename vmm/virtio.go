@@ -6,7 +6,6 @@ import (
 
 	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/virtio/balloon"
-	"github.com/hullvm/hull/virtio/blk"
 	"github.com/hullvm/hull/virtio/net"
 	"github.com/hullvm/hull/virtio/rng"
 	"github.com/hullvm/hull/virtio/vsock"
@@ -24,7 +23,7 @@ type virtioDevice struct {
 func (m *Machine) virtioDevices() []virtioDevice {
 	var list []virtioDevice
 	for i, d := range m.cfg.Disks {
-		list = append(list, virtioDevice{fmt.Sprintf("disk %d", i), func() (virtio.Device, error) { return m.disk(d) }})
+		list = append(list, virtioDevice{fmt.Sprintf("disk %d", i), func() (virtio.Device, error) { return m.newDisk(d) }})
 	}
 	for i, n := range m.cfg.NICs {
 		list = append(list, virtioDevice{fmt.Sprintf("network card %d", i), func() (virtio.Device, error) { return m.nic(n) }})
@@ -66,42 +65,4 @@ func (m *Machine) vsock(cfg *Vsock) (virtio.Device, error) {
 	}
 	m.closing(d.Close)
 	return d, nil
-}
-
-// disk opens the files of a disk, which Close closes.
-func (m *Machine) disk(d Disk) (virtio.Device, error) {
-	cfg := blk.Config{ID: d.ID, ReadOnly: d.ReadOnly || len(d.Layers) > 0}
-	open := func(file File) (*os.File, error) {
-		flag := os.O_RDWR
-		if cfg.ReadOnly {
-			flag = os.O_RDONLY
-		}
-		f, err := file.Open(flag)
-		if err == nil {
-			m.closing(f.Close)
-		}
-		return f, err
-	}
-	if d.File != nil {
-		f, err := open(*d.File)
-		if err != nil {
-			return nil, err
-		}
-		if cfg.Backend, err = blk.OpenFile(f); err != nil {
-			return nil, err
-		}
-		return blk.New(cfg)
-	}
-	files := make([]*os.File, len(d.Layers))
-	for i, l := range d.Layers {
-		var err error
-		if files[i], err = open(l); err != nil {
-			return nil, fmt.Errorf("layer %d: %w", i, err)
-		}
-	}
-	var err error
-	if cfg.Backend, err = blk.NewGPT(files); err != nil {
-		return nil, err
-	}
-	return blk.New(cfg)
 }

@@ -43,7 +43,7 @@ fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
   hull boot --kernel /boot/vmlinuz-6.12 --cpus 4 --memory 5g
   hull boot --kernel vmlinux --protocol pvh --initrd initramfs.cpio --append 'rdinit=/bin/sh'
   hull boot --network user -p 127.0.0.1:2222:22 --disk root.img --append 'root=/dev/vda'
-  hull boot --disk root.img,ro --disk data.img --append 'hull.exec="ls /dev"'`,
+  hull boot --disk root.img,cow --disk data.img --append 'hull.exec="ls /dev"'`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			status, err := boot(a, cmd, &flags)
@@ -61,7 +61,7 @@ fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
 	f.StringVar(&flags.protocol, "protocol", "", "How to start the kernel: elf, pvh or bzimage; none: as the file is best started")
 	f.StringVar(&flags.platform, "platform", string(vmm.PlatformACPI), "How the guest learns of its machine: acpi, mptable, or none for a bare-metal guest")
 	f.StringVar(&flags.initrd, "initrd", "", "Initial filesystem `file`; none: hull's init with a shell")
-	f.StringArrayVar(&flags.disks, "disk", nil, "Raw disk image `file`[,ro]; the first is /dev/vda")
+	f.StringArrayVar(&flags.disks, "disk", nil, "Raw disk image `file`[,ro|,cow][,direct]: read-only, with writes that are gone at the end, past the page cache; the first is /dev/vda")
 	f.Uint32Var(&flags.cid, "vsock", 0, "Give the VM a vsock device with this `address` (CID), 3 or more")
 	f.IntVar(&flags.cpus, "cpus", 1, "`Number` of CPUs")
 	f.StringVarP(&flags.memory, "memory", "m", "512m", "Memory, a ceiling: `bytes`, or with k, m, g")
@@ -97,11 +97,11 @@ func (f *bootFlags) config(cmd *cobra.Command) (engine.BootConfig, error) {
 		return c, fmt.Errorf("--vsock %d: the guest's address must be 3 to 4294967294", f.cid)
 	}
 	for _, given := range f.disks {
-		path, readOnly := strings.CutSuffix(given, ",ro")
-		if path == "" {
-			return c, fmt.Errorf("--disk %q: no file", given)
+		disk, err := parseDisk(given)
+		if err != nil {
+			return c, err
 		}
-		c.Disks = append(c.Disks, engine.BootDisk{Path: path, ReadOnly: readOnly})
+		c.Disks = append(c.Disks, disk)
 	}
 	var err error
 	if c.NetworkConfig, err = f.network.config(); err != nil {
@@ -136,4 +136,27 @@ func boot(a *app, cmd *cobra.Command, flags *bootFlags) (status int, err error) 
 		a.say("hull boot: %s", end.Message)
 	}
 	return end.Status, nil
+}
+
+// parseDisk takes a file's path and the words after it. A comma before anything else is part of the path.
+func parseDisk(given string) (engine.BootDisk, error) {
+	d := engine.BootDisk{Path: given}
+	for {
+		i := strings.LastIndexByte(d.Path, ',')
+		if i < 0 {
+			break
+		}
+		option := map[string]*bool{"ro": &d.ReadOnly, "cow": &d.Overlay, "direct": &d.Direct}[d.Path[i+1:]]
+		if option == nil {
+			break
+		}
+		*option, d.Path = true, d.Path[:i]
+	}
+	switch {
+	case d.Path == "":
+		return d, fmt.Errorf("--disk %q: no file", given)
+	case d.ReadOnly && d.Overlay:
+		return d, fmt.Errorf("--disk %q: either ro or cow", given)
+	}
+	return d, nil
 }

@@ -1,18 +1,25 @@
 // Package blk is the block device (VIRTIO 1.2, section 5.2): a disk whose
-// sectors are those of a Backend, a raw file (OpenFile) or a virtual disk with
-// one partition for each of several files (NewGPT).
+// sectors are those of a Backend, a raw file (OpenFile), a virtual disk with
+// one partition for each of several files (NewGPT), or either of them under
+// private changes (NewOverlay).
 //
 // A raw file is never looked at: what a guest writes to it, such as another
 // format's header, stays data.
 //
-// Data moves between guest memory and file with preadv and pwritev, without a
-// copy in between. One worker serves the queue; request.go is what it does.
+// Data moves between guest memory and file with preadv2 and pwritev2, without a
+// copy in between. Each queue has a worker that does at once what need not
+// wait, and hands the rest to a pool of goroutines that can: server.go. What a
+// request may say is in request.go.
 package blk
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/hullvm/hull/virtio"
 )
@@ -28,6 +35,8 @@ const (
 	fBlkSize     = 6  // VIRTIO_BLK_F_BLK_SIZE
 	fFlush       = 9  // VIRTIO_BLK_F_FLUSH
 	fTopology    = 10 // VIRTIO_BLK_F_TOPOLOGY
+	fConfigWCE   = 11 // VIRTIO_BLK_F_CONFIG_WCE
+	fMQ          = 12 // VIRTIO_BLK_F_MQ
 	fDiscard     = 13 // VIRTIO_BLK_F_DISCARD
 	fWriteZeroes = 14 // VIRTIO_BLK_F_WRITE_ZEROES
 )
@@ -44,48 +53,63 @@ const (
 	maxRanges       = 16
 	// IDSize is the length of the answer to GET_ID (5.2.6).
 	IDSize = 20
+	// MaxQueues is how many request queues a disk can have.
+	MaxQueues = 16
+	// maxBlockSize is the largest logical block: a page, for drivers take no more.
+	maxBlockSize = 4096
 )
 
-// Backend is where a disk's bytes are. Offsets and lengths are those of whole
-// sectors within Size, checked before. Its methods are called by one
-// goroutine at a time.
-type Backend interface {
-	// Size is in bytes, a multiple of SectorSize.
-	Size() uint64
-	// ReadAt fills all of bufs from off.
-	ReadAt(bufs [][]byte, off uint64) error
-	// WriteAt writes all of bufs at off.
-	WriteAt(bufs [][]byte, off uint64) error
-	// Flush returns when everything that was written is on stable storage.
-	Flush() error
-	// Discard gives the host the space of n bytes at off; they may read as
-	// anything afterwards.
-	Discard(off, n uint64) error
-	// WriteZeroes makes n bytes at off read as zero; unmap allows to give the
-	// space to the host.
-	WriteZeroes(off, n uint64, unmap bool) error
+// Limits hold a disk's reads and writes back; the zero value does not.
+type Limits struct {
+	ReadBytes  virtio.Rate `json:"read_bytes,omitzero"`
+	WriteBytes virtio.Rate `json:"write_bytes,omitzero"`
+	ReadOps    virtio.Rate `json:"read_ops,omitzero"`
+	WriteOps   virtio.Rate `json:"write_ops,omitzero"`
 }
 
-// ErrUnsupported is returned by a Backend for what it cannot do.
-var ErrUnsupported = errors.New("the disk's backend does not support this")
+// Validate checks all rates.
+func (l *Limits) Validate() error {
+	for name, r := range map[string]virtio.Rate{
+		"bytes read": l.ReadBytes, "bytes written": l.WriteBytes, "reads": l.ReadOps, "writes": l.WriteOps,
+	} {
+		if err := r.Validate(); err != nil {
+			return fmt.Errorf("limit of %s: %w", name, err)
+		}
+	}
+	return nil
+}
 
 // Config describes a disk.
 type Config struct {
 	Backend  Backend
 	ReadOnly bool
 	ID       string // the answer to GET_ID, at most IDSize bytes
-	// BlockSize is the logical block size in bytes, 512 to 4096; 0 means 512.
+	// BlockSize is the logical block size in bytes, 512 to 4096; 0 means what the backend would like.
 	BlockSize int
+	// Queues is how many queues requests can come through, 1 to MaxQueues; 0 means 1.
+	Queues int
+	Limits Limits
 }
 
 // Device is a block device.
 type Device struct {
-	cfg    Config
-	size   uint64
-	id     [IDSize]byte
+	cfg       Config
+	id        [IDSize]byte
+	size      atomic.Uint64
+	writeBack atomic.Bool // writes need not be on stable storage before a flush (5.2.5.2)
+	// slow is 1 while writes are known to wait for the host's disk.
+	slow atomic.Int32
+
+	readBytes, writeBytes, readOps, writeOps *virtio.Limiter
+
+	mu     sync.Mutex // guards config
 	config [configSize]byte
-	env    virtio.Env
-	worker *virtio.Worker
+
+	state   sync.Mutex // serialises Activate, Deactivate and Replace; guards what follows
+	backend Backend    // changes only while there are no servers
+	env     virtio.Env
+	pool    *pool
+	servers []*server
 }
 
 // New makes a disk.
@@ -95,35 +119,76 @@ func New(cfg Config) (*Device, error) {
 	}
 	if cfg.BlockSize == 0 {
 		cfg.BlockSize = SectorSize
+		if b, ok := cfg.Backend.(interface{ BlockSize() int }); ok {
+			cfg.BlockSize = max(b.BlockSize(), SectorSize)
+		}
 	}
-	if b := cfg.BlockSize; b < SectorSize || b > 4096 || b&(b-1) != 0 {
+	if b := cfg.BlockSize; b < SectorSize || b > maxBlockSize || b&(b-1) != 0 {
 		return nil, fmt.Errorf("disk: block size %d: must be 512, 1024, 2048 or 4096", b)
 	}
-	d := &Device{cfg: cfg, size: cfg.Backend.Size()}
-	if d.size == 0 || d.size%SectorSize != 0 {
-		return nil, fmt.Errorf("disk: %d bytes: must be whole sectors of %d bytes, and at least one", d.size, SectorSize)
+	if cfg.Queues == 0 {
+		cfg.Queues = 1
+	}
+	if cfg.Queues < 0 || cfg.Queues > MaxQueues {
+		return nil, fmt.Errorf("disk: %d queues: must be 1 to %d", cfg.Queues, MaxQueues)
+	}
+	if err := cfg.Limits.Validate(); err != nil {
+		return nil, fmt.Errorf("disk: %w", err)
 	}
 	if len(cfg.ID) > IDSize {
 		return nil, fmt.Errorf("disk: ID %q is longer than %d bytes", cfg.ID, IDSize)
 	}
+	if err := checkSize(cfg.Backend.Size()); err != nil {
+		return nil, err
+	}
+	d := &Device{
+		cfg: cfg, backend: cfg.Backend,
+		readBytes: virtio.NewLimiter(cfg.Limits.ReadBytes), writeBytes: virtio.NewLimiter(cfg.Limits.WriteBytes),
+		readOps: virtio.NewLimiter(cfg.Limits.ReadOps), writeOps: virtio.NewLimiter(cfg.Limits.WriteOps),
+	}
+	d.size.Store(cfg.Backend.Size())
 	copy(d.id[:], cfg.ID)
 	d.fillConfig()
 	return d, nil
+}
+
+func checkSize(size uint64) error {
+	if size == 0 || size%SectorSize != 0 {
+		return fmt.Errorf("disk: %d bytes: must be whole sectors of %d bytes, and at least one", size, SectorSize)
+	}
+	return nil
+}
+
+// limiters returns those that r is held back by.
+func (d *Device) limiters(r *request) (bytes, ops *virtio.Limiter) {
+	switch r.kind {
+	case tIn:
+		return d.readBytes, d.readOps
+	case tOut, tFlush, tDiscard, tWriteZeroes:
+		return d.writeBytes, d.writeOps
+	}
+	return nil, nil
 }
 
 // configSize covers the fields up to write_zeroes_may_unmap and its padding
 // (5.2.4).
 const configSize = 60
 
+// offWriteback is the offset of the configuration's one writable field.
+const offWriteback = 32
+
 // fillConfig lays out struct virtio_blk_config (5.2.4).
 func (d *Device) fillConfig() {
 	c, le := d.config[:], binary.LittleEndian
-	le.PutUint64(c[0:], d.size/SectorSize) // capacity
-	le.PutUint32(c[12:], segMax)           // seg_max
+	le.PutUint64(c[0:], d.size.Load()/SectorSize) // capacity
+	le.PutUint32(c[12:], segMax)                  // seg_max
 	le.PutUint32(c[20:], uint32(d.cfg.BlockSize))
-	c[24] = 3                // topology: a physical block is 2^3 logical ones, a page
-	le.PutUint16(c[26:], 8)  // min_io_size, in blocks
-	le.PutUint32(c[28:], 64) // opt_io_size, in blocks
+	page := uint32(maxBlockSize / d.cfg.BlockSize)               // in logical blocks
+	c[24] = byte(bits.TrailingZeros32(page))                     // topology: a physical block is a page
+	le.PutUint16(c[26:], uint16(page))                           // min_io_size, in blocks
+	le.PutUint32(c[28:], uint32(32<<10)/uint32(d.cfg.BlockSize)) // opt_io_size, in blocks
+	c[offWriteback] = 1
+	le.PutUint16(c[34:], uint16(d.cfg.Queues)) // num_queues
 	if d.cfg.ReadOnly {
 		return
 	}
@@ -141,37 +206,136 @@ func (*Device) ID() uint32 { return virtio.IDBlock }
 // Features implements virtio.Device.
 func (d *Device) Features() uint64 {
 	f := uint64(1<<fSegMax | 1<<fBlkSize | 1<<fTopology | 1<<fFlush)
+	if d.cfg.Queues > 1 {
+		f |= 1 << fMQ
+	}
 	if d.cfg.ReadOnly {
 		return f | 1<<fRO
 	}
-	return f | 1<<fDiscard | 1<<fWriteZeroes
+	return f | 1<<fDiscard | 1<<fWriteZeroes | 1<<fConfigWCE
 }
 
-// QueueSizes implements virtio.Device: one request queue (5.2.2).
-func (*Device) QueueSizes() []uint16 { return []uint16{queueSize} }
+// CheckFeatures implements virtio.FeatureChecker. No choice is wrong, but it decides how writes begin: without
+// FLUSH a driver has no way of making them stable (5.2.5.2).
+func (d *Device) CheckFeatures(features uint64) error {
+	d.setWriteBack(features&(1<<fFlush) != 0)
+	return nil
+}
+
+func (d *Device) setWriteBack(on bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.writeBack.Store(on)
+	d.config[offWriteback] = 0
+	if on {
+		d.config[offWriteback] = 1
+	}
+}
+
+// QueueSizes implements virtio.Device: request queues (5.2.2).
+func (d *Device) QueueSizes() []uint16 { return slices.Repeat([]uint16{queueSize}, d.cfg.Queues) }
 
 // ReadConfig implements virtio.Device.
 func (d *Device) ReadConfig(off uint64, p []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if off < configSize {
 		copy(p, d.config[off:])
 	}
 }
 
+// WriteConfig implements virtio.ConfigWriter: the driver turns the write cache on and off (5.2.5.2).
+func (d *Device) WriteConfig(off uint64, p []byte) {
+	if off == offWriteback && len(p) == 1 && p[0] <= 1 && !d.cfg.ReadOnly {
+		d.setWriteBack(p[0] == 1)
+	}
+}
+
+// Reset implements virtio.Resetter.
+func (d *Device) Reset() { d.setWriteBack(true) }
+
 // Activate implements virtio.Device.
 func (d *Device) Activate(env virtio.Env) error {
+	d.state.Lock()
+	defer d.state.Unlock()
 	d.env = env
-	if q := env.Queue(0); q != nil {
-		r := &requests{d: d}
-		d.worker = virtio.StartWorker(q, env.Interrupt, r.serve)
-	}
+	d.start()
 	return nil
+}
+
+// start starts a server for each queue. state is held.
+func (d *Device) start() {
+	d.pool = newPool(queueSize * d.cfg.Queues)
+	for i := range d.cfg.Queues {
+		if q := d.env.Queue(i); q != nil {
+			s := &server{d: d, q: q, pool: d.pool, some: make(chan struct{}, 1)}
+			s.worker = virtio.StartWorker(q, d.env.Interrupt, s.serve)
+			d.servers = append(d.servers, s)
+		}
+	}
+}
+
+// stop ends the servers, with nothing in flight. state is held.
+func (d *Device) stop() {
+	for _, s := range d.servers {
+		s.stop()
+	}
+	if d.pool != nil {
+		d.pool.close()
+	}
+	d.servers, d.pool = nil, nil
 }
 
 // Deactivate implements virtio.Device.
 func (d *Device) Deactivate() ([]*virtio.Queue, error) {
-	d.worker.Stop()
-	d.worker = nil
+	d.state.Lock()
+	defer d.state.Unlock()
+	d.stop()
 	queues := d.env.Queues
 	d.env = virtio.Env{}
 	return queues, nil
+}
+
+// Replace puts another backend in the place of the present one, with which nothing is in flight any more when it
+// returns. The driver is told when the size differs.
+func (d *Device) Replace(b Backend) error {
+	if err := checkSize(b.Size()); err != nil {
+		return err
+	}
+	d.state.Lock()
+	defer d.state.Unlock()
+	running := d.pool != nil
+	d.stop()
+	d.backend = b
+	d.resize()
+	if running {
+		d.start()
+	}
+	return nil
+}
+
+// Resize makes the disk as large as its backend has become, and tells the driver.
+func (d *Device) Resize() error {
+	d.state.Lock()
+	defer d.state.Unlock()
+	if err := checkSize(d.backend.Size()); err != nil {
+		return err
+	}
+	d.resize()
+	return nil
+}
+
+// resize takes over the backend's size. state is held.
+func (d *Device) resize() {
+	size := d.backend.Size()
+	if size == d.size.Load() {
+		return
+	}
+	d.size.Store(size)
+	d.mu.Lock()
+	binary.LittleEndian.PutUint64(d.config[:], size/SectorSize)
+	d.mu.Unlock()
+	if d.env.Interrupt != nil {
+		d.env.Interrupt.Config()
+	}
 }

@@ -35,19 +35,16 @@ var linuxData = [16]byte{0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0
 // for each, in order, aligned to 1 MiB. Nothing is copied; only the tables are
 // in memory. The same files always give the same disk.
 type GPT struct {
+	readOnly
 	size  uint64
 	parts []extent // sorted by start: tables and files, with gaps that read as zero
-	iov   vector
-	bufs  [][]byte // the buffers of one read, kept
-	piece [][]byte // those of them in one extent, kept
 }
 
 // extent is a piece of the disk.
 type extent struct {
 	start, size uint64
-	fd          int    // when data is nil
-	data        []byte // padded with zeros up to size
-	file        *os.File
+	data        []byte // size bytes, when file is nil
+	file        *File
 }
 
 func (e *extent) end() uint64 { return e.start + e.size }
@@ -62,14 +59,15 @@ func NewGPT(files []*os.File) (*GPT, error) {
 	at := uint64(partitionAlign)
 	entries := make([]byte, gptTableSize)
 	for i, f := range files {
-		size, err := fileSize(f)
+		file, err := OpenFile(f)
 		if err != nil {
 			return nil, fmt.Errorf("partition %d: %w", i+1, err)
 		}
+		size := file.Size()
 		if size > 1<<50 {
 			return nil, fmt.Errorf("partition %d: %s: %d bytes are more than a disk can have", i+1, f.Name(), size)
 		}
-		g.parts = append(g.parts, extent{start: at, size: size, fd: int(f.Fd()), file: f})
+		g.parts = append(g.parts, extent{start: at, size: size, file: file})
 		fillEntry(entries[i*gptEntrySize:], i, at/SectorSize, (at+size)/SectorSize-1)
 		at = (at + size + partitionAlign - 1) &^ (partitionAlign - 1)
 	}
@@ -149,26 +147,21 @@ func fillHeader(p, entries []byte, h header) {
 func (g *GPT) Size() uint64 { return g.size }
 
 // ReadAt implements Backend.
-func (g *GPT) ReadAt(bufs [][]byte, off uint64) error {
-	g.bufs = append(g.bufs[:0], bufs...)
-	bufs = g.bufs
-	for len(bufs) > 0 {
-		e, next := g.find(off)
-		n := next - off // up to the end of the extent, or of the gap before the next one
-		var piece [][]byte
-		piece, bufs = g.split(bufs, n)
-		done := total(piece)
+func (g *GPT) ReadAt(v *Vector, off uint64, how Mode) error {
+	for v.Len() > 0 {
+		e, end := g.find(off)
+		n := min(v.Len(), end-off)
 		switch {
 		case e == nil:
-			clearAll(piece)
-		case e.data != nil:
-			fill(piece, e.data[off-e.start:])
+			v.zero(n)
+		case e.file == nil:
+			v.fill(e.data[off-e.start:][:n])
 		default:
-			if err := g.iov.read(e.fd, piece, off-e.start); err != nil {
+			if err := e.file.read(v, off-e.start, n, how); err != nil {
 				return err
 			}
 		}
-		off += done
+		off += n
 	}
 	return nil
 }
@@ -187,52 +180,3 @@ func (g *GPT) find(off uint64) (*extent, uint64) {
 	}
 	return nil, g.size
 }
-
-// split cuts the first n bytes off bufs, whose first buffer it may shorten in
-// place. The first result is valid until the next call.
-func (g *GPT) split(bufs [][]byte, n uint64) (head, rest [][]byte) {
-	g.piece = g.piece[:0]
-	for len(bufs) > 0 && n > 0 {
-		b := bufs[0]
-		if uint64(len(b)) > n {
-			g.piece = append(g.piece, b[:n])
-			bufs[0] = b[n:]
-			break
-		}
-		g.piece = append(g.piece, b)
-		n -= uint64(len(b))
-		bufs = bufs[1:]
-	}
-	return g.piece, bufs
-}
-
-func total(bufs [][]byte) (n uint64) {
-	for _, b := range bufs {
-		n += uint64(len(b))
-	}
-	return n
-}
-
-func clearAll(bufs [][]byte) {
-	for _, b := range bufs {
-		clear(b)
-	}
-}
-
-func fill(bufs [][]byte, data []byte) {
-	for _, b := range bufs {
-		data = data[copy(b, data):]
-	}
-}
-
-// WriteAt implements Backend: the disk is read-only.
-func (*GPT) WriteAt([][]byte, uint64) error { return ErrUnsupported }
-
-// Flush implements Backend: there is nothing to write.
-func (*GPT) Flush() error { return nil }
-
-// Discard implements Backend: the disk is read-only.
-func (*GPT) Discard(uint64, uint64) error { return ErrUnsupported }
-
-// WriteZeroes implements Backend: the disk is read-only.
-func (*GPT) WriteZeroes(uint64, uint64, bool) error { return ErrUnsupported }

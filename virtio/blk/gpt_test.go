@@ -33,7 +33,9 @@ func parts(t testing.TB, sizes ...int) []*os.File {
 func image(t testing.TB, g *GPT) []byte {
 	t.Helper()
 	p := make([]byte, g.Size())
-	if err := g.ReadAt([][]byte{p}, 0); err != nil {
+	var v Vector
+	v.Set(p)
+	if err := g.ReadAt(&v, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -103,7 +105,9 @@ func TestGPTReadsPiecewise(t *testing.T) {
 			k := min(len(rest), 1+r.IntN(300<<10))
 			bufs, rest = append(bufs, rest[:k]), rest[k:]
 		}
-		if err := g.ReadAt(bufs, uint64(off)); err != nil {
+		var v Vector
+		v.Set(bufs...)
+		if err := g.ReadAt(&v, uint64(off), 0); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got, disk[off:off+n]) {

@@ -22,6 +22,8 @@ const (
 	sOK     = 0 // VIRTIO_BLK_S_OK
 	sIOErr  = 1 // VIRTIO_BLK_S_IOERR
 	sUnsupp = 2 // VIRTIO_BLK_S_UNSUPP
+
+	pending = 0xff // of hull: not yet carried out
 )
 
 const (
@@ -30,78 +32,53 @@ const (
 	flagUnmap  = 1
 )
 
-// requests serves the queue of a Device. Its buffers are used again for each
-// request, so that serving one allocates nothing.
-type requests struct {
-	d      *Device
+// request is a request on its way. It is used again and again, so that serving one allocates nothing.
+type request struct {
+	server *server
+	chain  *virtio.Chain
+	status []byte // where the driver wants the status; nil when there is no place for it
+	room   int    // bytes the driver may be given, the status included
+
+	kind   uint32
+	off, n uint64 // of a transfer, in bytes
+	code   byte   // the answer, or pending
+	v      Vector
+
 	header [headerSize]byte
 	ranges [maxRanges * rangeSize]byte
+	list   []byte // the part of ranges that the request has
 }
 
-// serve answers all requests there are.
-func (r *requests) serve(w *virtio.Worker) error {
-	q := w.Queue()
-	for !w.Stopping() {
-		c, err := q.Pop()
-		if c == nil || err != nil {
-			return err
-		}
-		q.Push(c, r.request(c))
-	}
-	return nil
-}
-
-// request answers one request and returns how many bytes it wrote, the status
-// at the very end included.
+// load takes a request off c and checks it. Afterwards its code is pending, or the answer.
 //
 // A chain without a byte for the status cannot be answered: it goes back as it
 // came (5.2.6.2 leaves it open). One whose header is short is an IOERR.
-func (r *requests) request(c *virtio.Chain) int {
-	room := c.Writable.Len()
-	status := c.Writable.CutByte()
-	if status == nil {
-		return 0
-	}
-	if c.Readable.Read(r.header[:]) < headerSize {
-		c.Writable.Zero(c.Writable.Len())
-		status[0] = sIOErr
-		return room
-	}
-	s := r.do(c)
-	// The status is the last byte of the writable part, so all before it counts
-	// as written (2.7.8.2): what was not is made zero.
-	c.Writable.Zero(c.Writable.Len())
-	status[0] = s
-	return room
+func (r *request) load(c *virtio.Chain) {
+	r.chain, r.room, r.n, r.list = c, c.Writable.Len(), 0, nil
+	r.status = c.Writable.CutByte()
+	r.code = r.parse(c)
 }
 
-// do carries a request out. The header has been taken off c's readable part
-// and the status byte off its writable part.
-func (r *requests) do(c *virtio.Chain) byte {
-	d, le := r.d, binary.LittleEndian
+func (r *request) parse(c *virtio.Chain) byte {
+	d, le := r.server.d, binary.LittleEndian
+	if r.kind = pending; r.status == nil || c.Readable.Read(r.header[:]) < headerSize {
+		return sIOErr
+	}
+	r.kind = le.Uint32(r.header[0:])
 	sector := le.Uint64(r.header[8:])
-	switch le.Uint32(r.header[0:]) {
+	switch r.kind {
 	case tIn:
-		off, ok := d.span(sector, uint64(c.Writable.Len()))
-		if !ok {
-			return sIOErr
-		}
-		if err := d.cfg.Backend.ReadAt(c.Writable.Pieces(), off); err != nil {
-			return status(err)
-		}
-		c.Writable.Skip(c.Writable.Len())
-		return sOK
+		return r.span(sector, uint64(c.Writable.Len()))
 	case tOut:
-		off, ok := d.span(sector, uint64(c.Readable.Len()))
-		if !ok || d.cfg.ReadOnly {
+		if d.cfg.ReadOnly {
 			return sIOErr
 		}
-		return status(d.cfg.Backend.WriteAt(c.Readable.Pieces(), off))
+		return r.span(sector, uint64(c.Readable.Len()))
 	case tFlush:
 		if d.cfg.ReadOnly {
 			return sOK
 		}
-		return status(d.cfg.Backend.Flush())
+		return pending
 	case tGetID:
 		if c.Writable.Len() < IDSize {
 			return sIOErr
@@ -109,29 +86,38 @@ func (r *requests) do(c *virtio.Chain) byte {
 		c.Writable.Write(d.id[:])
 		return sOK
 	case tDiscard:
-		return r.eachRange(c, fDiscard, 0, func(off, n uint64, _ uint32) error { return d.cfg.Backend.Discard(off, n) })
+		return r.parseRanges(c, fDiscard, 0)
 	case tWriteZeroes:
-		return r.eachRange(c, fWriteZeroes, flagUnmap, func(off, n uint64, flags uint32) error {
-			return d.cfg.Backend.WriteZeroes(off, n, flags&flagUnmap != 0)
-		})
+		return r.parseRanges(c, fWriteZeroes, flagUnmap)
 	}
 	return sUnsupp
+}
+
+// span takes the place of a transfer.
+func (r *request) span(sector, n uint64) byte {
+	var ok bool
+	if r.off, ok = r.server.d.span(sector, n); !ok {
+		return sIOErr
+	}
+	r.n = n
+	return pending
 }
 
 // span turns a place on the disk into bytes. ok is false unless it is whole
 // sectors within the disk.
 func (d *Device) span(sector, n uint64) (off uint64, ok bool) {
-	if n == 0 || n%SectorSize != 0 || sector > d.size/SectorSize {
+	size := d.size.Load()
+	if n == 0 || n%SectorSize != 0 || sector > size/SectorSize {
 		return 0, false
 	}
 	off = sector * SectorSize // no overflow: sector is at most the capacity
-	return off, n <= d.size-off
+	return off, n <= size-off
 }
 
-// eachRange carries out a request whose data is a list of ranges (5.2.6). All
+// parseRanges takes a request whose data is a list of ranges (5.2.6). All
 // of them are checked before the first is touched.
-func (r *requests) eachRange(c *virtio.Chain, feature uint, known uint32, f func(off, n uint64, flags uint32) error) byte {
-	d, le := r.d, binary.LittleEndian
+func (r *request) parseRanges(c *virtio.Chain, feature uint, known uint32) byte {
+	d, le := r.server.d, binary.LittleEndian
 	if d.cfg.ReadOnly {
 		return sIOErr
 	}
@@ -142,8 +128,8 @@ func (r *requests) eachRange(c *virtio.Chain, feature uint, known uint32, f func
 	if size == 0 || size%rangeSize != 0 || size > len(r.ranges) {
 		return sIOErr
 	}
-	list := r.ranges[:c.Readable.Read(r.ranges[:])]
-	for p := list; len(p) > 0; p = p[rangeSize:] {
+	r.list = r.ranges[:c.Readable.Read(r.ranges[:])]
+	for p := r.list; len(p) > 0; p = p[rangeSize:] {
 		if le.Uint32(p[12:])&^known != 0 {
 			return sUnsupp // 5.2.6.2: unknown flags
 		}
@@ -152,13 +138,72 @@ func (r *requests) eachRange(c *virtio.Chain, feature uint, known uint32, f func
 			return sIOErr
 		}
 	}
-	for p := list; len(p) > 0; p = p[rangeSize:] {
+	return pending
+}
+
+// carryOut does what r asks for and sets its code. With NoWait it may return false instead, with nothing or any
+// part of it done: then it is called again without.
+func (r *request) carryOut(how Mode) bool {
+	b := r.server.d.backend
+	var err error
+	switch r.kind {
+	case tIn:
+		r.v.Set(r.chain.Writable.Pieces()...)
+		err = b.ReadAt(&r.v, r.off, how)
+	case tOut:
+		r.v.Set(r.chain.Readable.Pieces()...)
+		if !r.server.d.writeBack.Load() {
+			how |= Through
+		}
+		err = b.WriteAt(&r.v, r.off, how)
+	case tFlush:
+		err = b.Flush()
+	case tDiscard, tWriteZeroes:
+		err = r.eachRange(b)
+	}
+	if how&NoWait != 0 && errors.Is(err, ErrWouldBlock) {
+		return false
+	}
+	r.code = status(err)
+	if r.code == sOK && r.kind == tIn {
+		r.chain.Writable.Skip(r.chain.Writable.Len())
+	}
+	return true
+}
+
+// eachRange carries out a request that has a list of ranges, which have been checked.
+func (r *request) eachRange(b Backend) error {
+	le := binary.LittleEndian
+	for p := r.list; len(p) > 0; p = p[rangeSize:] {
 		off, n := le.Uint64(p[0:])*SectorSize, uint64(le.Uint32(p[8:]))*SectorSize
-		if s := status(f(off, n, le.Uint32(p[12:]))); s != sOK {
-			return s
+		var err error
+		if r.kind == tDiscard {
+			err = b.Discard(off, n)
+		} else {
+			err = b.WriteZeroes(off, n, le.Uint32(p[12:])&flagUnmap != 0)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return sOK
+	if !r.server.d.writeBack.Load() {
+		return b.Flush()
+	}
+	return nil
+}
+
+// answer writes the status and returns how many bytes were written, the status
+// at the very end included.
+//
+// The status is the last byte of the writable part, so all before it counts
+// as written (2.7.8.2): what was not is made zero.
+func (r *request) answer() int {
+	if r.status == nil {
+		return 0
+	}
+	r.chain.Writable.Zero(r.chain.Writable.Len())
+	r.status[0] = r.code
+	return r.room
 }
 
 func status(err error) byte {

@@ -44,7 +44,7 @@ func (s Suite) hostileFlip(t *testing.T) {
 			d.Write(RegStatus, 0) // in the midst of it
 		} else {
 			for _, q := range s.queues() {
-				d.Rings[q].Quiesce()
+				d.Rings[q].Settle()
 			}
 		}
 		stop.Store(true)

@@ -105,7 +105,7 @@ func (s Suite) FuzzRing(f *testing.F) {
 		sc.play(r)
 		d.Write(RegStatus, Acknowledge|DriverBit|FeaturesOK|DriverOK)
 		if slices.Contains(s.queues(), q) {
-			r.Quiesce()
+			r.Settle()
 		} else {
 			r.Kick() // it may not be served at all
 		}

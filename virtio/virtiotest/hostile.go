@@ -299,7 +299,7 @@ func (s Suite) hostileSetUp(t *testing.T) {
 		d.enable(r)
 		d.Write(RegStatus, Acknowledge|DriverBit|FeaturesOK|DriverOK)
 		r.SetAvailIdx(1)
-		r.Quiesce()
+		r.Settle()
 		s.recovers(d)
 	}
 }
@@ -323,7 +323,7 @@ func (s Suite) hostileTruncated(t *testing.T) {
 			d.Mem.next = 0x100000
 			sent := r.Place(Request{Name: req.Name, Queue: req.Queue, Out: out, In: in}, Layout{})
 			r.Offer(sent.head)
-			r.Quiesce()
+			r.Settle()
 			sent.checkUntouched()
 			if _, n, ok := r.TakeUsed(); ok && int(n) > in {
 				t.Errorf("%s with %d + %d bytes: device says that it has written %d", req.Name, len(out), in, n)

@@ -157,6 +157,27 @@ func (r *Ring) AwaitUsed() (id, n uint32) {
 	return id, n
 }
 
+// pollUsed waits for the next entry of the used ring without an interrupt.
+func (r *Ring) pollUsed() {
+	r.d.T.Helper()
+	for end := time.Now().Add(Patience); r.UsedIdx() == r.seenUsed; runtime.Gosched() {
+		if time.Now().After(end) {
+			r.d.T.Fatalf("queue %d: no used buffer", r.Index)
+		}
+	}
+}
+
+// Settle is Quiesce, and waits until nothing is in flight: a pause leaves nothing.
+func (r *Ring) Settle() {
+	r.d.T.Helper()
+	r.Quiesce()
+	for _, step := range []func() error{r.d.Dev.Pause, r.d.Dev.Resume} {
+		if err := step(); err != nil {
+			r.d.T.Fatal(err)
+		}
+	}
+}
+
 // Quiesce waits until the device has looked at everything that was available when it was called, or has given up. It does
 // not need interrupts: a doorbell that has been answered twice means that the work between was done.
 func (r *Ring) Quiesce() {

@@ -48,6 +48,33 @@ const (
 type BootDisk struct {
 	Path     string
 	ReadOnly bool
+	Overlay  bool // what the guest writes is gone when it ends
+	Direct   bool // past the page cache
+}
+
+// open opens the files of disk number i for the VM process.
+func (d *BootDisk) open(i int, s *store, table *fileTable) (vmm.Disk, error) {
+	flag := os.O_RDWR
+	if d.ReadOnly || d.Overlay {
+		flag = os.O_RDONLY
+	}
+	f, err := table.open(d.Path, flag)
+	if err != nil {
+		return vmm.Disk{}, fmt.Errorf("disk: %w", err)
+	}
+	disk := vmm.Disk{ID: fmt.Sprintf("hull-disk-%d", i), ReadOnly: d.ReadOnly, Direct: d.Direct, File: &f}
+	if d.Overlay {
+		if err := s.prepare(); err != nil {
+			return vmm.Disk{}, err
+		}
+		o, err := unnamedFile(s.dirs.Data)
+		if err != nil {
+			return vmm.Disk{}, fmt.Errorf("disk %s: a file for what is written: %w", d.Path, err)
+		}
+		overlay := table.add(o)
+		disk.Overlay = &overlay
+	}
+	return disk, nil
 }
 
 // BootEnd is how a bare VM ended.
@@ -177,16 +204,12 @@ func (b *boot) prepare(ctx context.Context, files *bundle.Files, table *fileTabl
 	if err := b.addKernel(&config, files, table); err != nil {
 		return vmm.Config{}, nil, err
 	}
-	for i, d := range c.Disks {
-		flag := os.O_RDWR
-		if d.ReadOnly {
-			flag = os.O_RDONLY
-		}
-		f, err := table.open(d.Path, flag)
+	for i := range c.Disks {
+		disk, err := c.Disks[i].open(i, &b.engine.store, table)
 		if err != nil {
-			return vmm.Config{}, nil, fmt.Errorf("disk: %w", err)
+			return vmm.Config{}, nil, err
 		}
-		config.Disks = append(config.Disks, vmm.Disk{ID: fmt.Sprintf("hull-disk-%d", i), ReadOnly: d.ReadOnly, File: &f})
+		config.Disks = append(config.Disks, disk)
 	}
 	if c.usesShell() {
 		root, err := table.open(files.Uroot, os.O_RDONLY)

@@ -103,7 +103,7 @@ func TestBootSerialFile(t *testing.T) {
 	if err := os.WriteFile(disk, make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := bootTest(BootConfig{Serial: out, Initrd: disk, Disks: []BootDisk{{disk, true}}, CID: 5})
+	c := bootTest(BootConfig{Serial: out, Initrd: disk, Disks: []BootDisk{{Path: disk, ReadOnly: true}}, CID: 5})
 	var notes []string
 	end, err := e.Boot(t.Context(), c, Attach{}, func(s string) { notes = append(notes, s) })
 	if err != nil || end.Status != vmm.StatusReboot {
