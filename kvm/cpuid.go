@@ -167,3 +167,14 @@ func vendorIsAMD(entries []CPUIDEntry) bool {
 	}
 	return false
 }
+
+// PhysicalAddressBits is how many bits a guest's physical addresses have with these leaves, 36 to 52.
+func PhysicalAddressBits(leaves []CPUIDEntry) int {
+	const fewest, most = 36, 52 // Intel SDM vol. 3A, 4.1.4: 36 without the leaf, MAXPHYADDR is at most 52
+	for _, e := range leaves {
+		if e.Function == leafAMDSizes {
+			return min(max(int(e.EAX&0xff), fewest), most)
+		}
+	}
+	return fewest
+}

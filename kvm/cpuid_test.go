@@ -88,3 +88,14 @@ func TestGuestCPUIDForAMD(t *testing.T) {
 		t.Errorf("leaf 0x8000001e = %+v", e)
 	}
 }
+
+func TestPhysicalAddressBits(t *testing.T) {
+	for eax, want := range map[uint32]int{0x3028: 40, 0x3930: 48, 52: 52, 255: 52, 1: 36} {
+		if got := PhysicalAddressBits([]CPUIDEntry{{Function: 1}, {Function: leafAMDSizes, EAX: eax}}); got != want {
+			t.Errorf("EAX %#x: %d bits, want %d", eax, got, want)
+		}
+	}
+	if got := PhysicalAddressBits(nil); got != 36 {
+		t.Errorf("without the leaf: %d bits", got)
+	}
+}

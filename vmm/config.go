@@ -68,6 +68,7 @@ type Config struct {
 	PIT bool `json:"pit,omitempty"`
 
 	Disks []Disk `json:"disks,omitempty"`
+	Pmems []Pmem `json:"pmems,omitempty"`
 	NICs  []NIC  `json:"nics,omitempty"`
 	Vsock *Vsock `json:"vsock,omitempty"`
 	RNG   bool   `json:"rng,omitempty"`
@@ -111,6 +112,12 @@ func (d *Disk) validate() error {
 		return fmt.Errorf("%d queues: must be 1 to %d", d.Queues, blk.MaxQueues)
 	}
 	return d.Limits.Validate()
+}
+
+// Pmem is a file that the guest has in its physical address space, as persistent memory.
+type Pmem struct {
+	File     File `json:"file"`
+	ReadOnly bool `json:"read_only,omitempty"` // what the guest writes is dropped
 }
 
 // NIC is one virtio network card.

@@ -56,7 +56,10 @@ type Machine struct {
 	cpus   []*vcpu.CPU
 	slots  []*mmio.Transport // the virtio devices, in order
 	disks  []*disk           // those of them that are disks
-	serial *serial.UART
+
+	pmems   int    // how many files are mapped behind RAM
+	pmemEnd uint64 // where the last of them ends, a guest physical address
+	serial  *serial.UART
 
 	tail *tail
 

@@ -31,6 +31,9 @@ func (m *Machine) virtioDevices() []virtioDevice {
 	if v := m.cfg.Vsock; v != nil {
 		list = append(list, virtioDevice{"vsock", func() (virtio.Device, error) { return m.vsock(v) }})
 	}
+	for i, p := range m.cfg.Pmems {
+		list = append(list, virtioDevice{fmt.Sprintf("persistent memory %d", i), func() (virtio.Device, error) { return m.pmem(p) }})
+	}
 	if m.cfg.RNG {
 		list = append(list, virtioDevice{"entropy device", func() (virtio.Device, error) { return rng.New(nil), nil }})
 	}

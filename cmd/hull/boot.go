@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -19,7 +18,7 @@ type bootFlags struct {
 	kernel, protocol, initrd string
 	append, serial, memory   string
 	platform                 string
-	disks                    []string
+	disks, pmems             []string
 	cpus                     int
 	cid                      uint32
 	network                  networkFlags
@@ -61,7 +60,8 @@ fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
 	f.StringVar(&flags.protocol, "protocol", "", "How to start the kernel: elf, pvh or bzimage; none: as the file is best started")
 	f.StringVar(&flags.platform, "platform", string(vmm.PlatformACPI), "How the guest learns of its machine: acpi, mptable, or none for a bare-metal guest")
 	f.StringVar(&flags.initrd, "initrd", "", "Initial filesystem `file`; none: hull's init with a shell")
-	f.StringArrayVar(&flags.disks, "disk", nil, "Raw disk image `file`[,ro|,cow][,direct]: read-only, with writes that are gone at the end, past the page cache; the first is /dev/vda")
+	f.StringArrayVar(&flags.pmems, "pmem", nil, "Map this `file`[,ro] into the guest as persistent memory; the first is /dev/pmem0")
+	f.StringArrayVar(&flags.disks, "disk", nil, diskHelp+"; the first is /dev/vda")
 	f.Uint32Var(&flags.cid, "vsock", 0, "Give the VM a vsock device with this `address` (CID), 3 or more")
 	f.IntVar(&flags.cpus, "cpus", 1, "`Number` of CPUs")
 	f.StringVarP(&flags.memory, "memory", "m", "512m", "Memory, a ceiling: `bytes`, or with k, m, g")
@@ -96,14 +96,13 @@ func (f *bootFlags) config(cmd *cobra.Command) (engine.BootConfig, error) {
 	if cmd.Flags().Changed("vsock") && (f.cid < 3 || f.cid == 0xffffffff) {
 		return c, fmt.Errorf("--vsock %d: the guest's address must be 3 to 4294967294", f.cid)
 	}
-	for _, given := range f.disks {
-		disk, err := parseDisk(given)
-		if err != nil {
-			return c, err
-		}
-		c.Disks = append(c.Disks, disk)
-	}
 	var err error
+	if c.Disks, err = parseDisks(f.disks); err != nil {
+		return c, err
+	}
+	if c.Pmems, err = parsePmems(f.pmems); err != nil {
+		return c, err
+	}
 	if c.NetworkConfig, err = f.network.config(); err != nil {
 		return c, err
 	}
@@ -136,27 +135,4 @@ func boot(a *app, cmd *cobra.Command, flags *bootFlags) (status int, err error) 
 		a.say("hull boot: %s", end.Message)
 	}
 	return end.Status, nil
-}
-
-// parseDisk takes a file's path and the words after it. A comma before anything else is part of the path.
-func parseDisk(given string) (engine.BootDisk, error) {
-	d := engine.BootDisk{Path: given}
-	for {
-		i := strings.LastIndexByte(d.Path, ',')
-		if i < 0 {
-			break
-		}
-		option := map[string]*bool{"ro": &d.ReadOnly, "cow": &d.Overlay, "direct": &d.Direct}[d.Path[i+1:]]
-		if option == nil {
-			break
-		}
-		*option, d.Path = true, d.Path[:i]
-	}
-	switch {
-	case d.Path == "":
-		return d, fmt.Errorf("--disk %q: no file", given)
-	case d.ReadOnly && d.Overlay:
-		return d, fmt.Errorf("--disk %q: either ro or cow", given)
-	}
-	return d, nil
 }

@@ -33,6 +33,7 @@ type runFlags struct {
 	capAdd, capDrop         []string
 	ulimits, addHosts       []string
 	network                 networkFlags
+	disks                   []string
 	stopSignal              string
 	pull                    string
 	quiet, sigProxy         bool
@@ -86,6 +87,7 @@ func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.StringArrayVar(&f.addHosts, "add-host", nil, "Add a line to /etc/hosts: `name:address`")
 	f.network.register(flags, engine.NetworkUser)
 	flags.StringArrayVar(&f.network.dns, "dns", nil, "Ask this name server: an `address`, instead of the host's")
+	flags.StringArrayVar(&f.disks, "disk", nil, diskHelp+"; the first is /dev/vdc")
 	flags.StringVar(&f.stopSignal, "stop-signal", "", "`Signal` that asks the container to stop")
 	flags.StringVar(&f.pull, "pull", pullMissing, "Pull the image before running: always, missing or never")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "Do not show the progress of a pull")
@@ -118,6 +120,9 @@ func (f *runFlags) config(cmd *cobra.Command, image string, args []string) (engi
 		return c, fmt.Errorf("--pull %q: must be always, missing or never", f.pull)
 	}
 	var err error
+	if c.Disks, err = parseDisks(f.disks); err != nil {
+		return c, err
+	}
 	if c.NetworkConfig, err = f.network.config(); err != nil {
 		return c, err
 	}

@@ -49,7 +49,7 @@ func (a *Agent) serve(conn Conn) {
 	a.conns[c] = struct{}{}
 	hello := &proto.Hello{
 		Version: proto.Version, MinVersion: proto.MinVersion,
-		Features: []string{proto.FeatureExec, proto.FeatureWait, proto.FeatureNetwork},
+		Features: []string{proto.FeatureExec, proto.FeatureWait, proto.FeatureNetwork, proto.FeatureDisks},
 		Kernel:   a.opts.Kernel, Stages: a.opts.Stages, Now: boottime(),
 	}
 	a.mu.Unlock()

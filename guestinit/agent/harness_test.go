@@ -96,6 +96,18 @@ func agentMain(dir string) error {
 	if err := unix.Mount("tmpfs", state, "tmpfs", 0, ""); err != nil {
 		return err
 	}
+	// The test's additions to the image, on a file system that is not the root's. They are copied before
+	// there is an agent: it would reap the child.
+	layer := filepath.Join(dir, "layer")
+	if err := os.Mkdir(layer, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", layer, "tmpfs", 0, "mode=755"); err != nil {
+		return err
+	}
+	if out, err := exec.Command("cp", "-a", filepath.Join(dir, "image")+"/.", layer).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
 	return New(Options{
 		Transport: unixTransport(dir),
 		Program:   "/proc/self/exe",
@@ -110,12 +122,8 @@ func agentMain(dir string) error {
 					return nil, err
 				}
 			}
-			// The test's additions to the image.
-			if out, err := exec.Command("cp", "-a", filepath.Join(dir, "image")+"/.", upper).CombinedOutput(); err != nil {
-				return nil, fmt.Errorf("%w: %s", err, out)
-			}
 			root := filepath.Join(base, "root")
-			if err := unix.Mount("overlay", root, "overlay", 0, "lowerdir=/,upperdir="+upper+",workdir="+base+"/work"); err != nil {
+			if err := unix.Mount("overlay", root, "overlay", 0, "lowerdir="+layer+":/,upperdir="+upper+",workdir="+base+"/work"); err != nil {
 				return nil, err
 			}
 			return testRoot{root}, nil

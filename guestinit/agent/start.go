@@ -11,6 +11,7 @@ import (
 
 	"github.com/hullvm/hull/guestinit/cgroup"
 	"github.com/hullvm/hull/guestinit/proto"
+	"github.com/hullvm/hull/guestinit/rootfs"
 	"github.com/hullvm/hull/guestinit/stage"
 )
 
@@ -75,6 +76,16 @@ func (a *Agent) prepare(c *container, s *proto.Start, stages map[string]int64) (
 		return nil, fmt.Errorf("mounting the root filesystem: %w", err)
 	}
 	stages["rootfs"] = boottime()
+	for _, name := range s.Disks {
+		d, err := rootfs.Device(name, a.opts.Dev)
+		if err != nil {
+			return nil, err
+		}
+		if s.Spec.Linux == nil {
+			s.Spec.Linux = &specs.Linux{}
+		}
+		s.Spec.Linux.Devices = append(s.Spec.Linux.Devices, d)
+	}
 	a.mu.Lock()
 	c.root, c.volatile, c.newPID = root, s.Root.Volatile, stage.WantsPIDNamespace(s.Spec)
 	a.mu.Unlock()

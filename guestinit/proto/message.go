@@ -116,6 +116,9 @@ type Start struct {
 	// Interfaces are network cards to set up before the process is started; an agent
 	// without [FeatureNetwork] ignores them.
 	Interfaces []Interface `json:"interfaces,omitempty"`
+	// Disks are block devices that the container has in its /dev under their names in the
+	// guest's, such as "vdc"; an agent without [FeatureDisks] ignores them.
+	Disks []string `json:"disks,omitempty"`
 }
 
 // Interface says how one network card is to be set up.

@@ -69,4 +69,6 @@ const (
 	FeatureWait = "wait" // TypeWait is understood
 	// FeatureNetwork: Start.Interfaces are set up.
 	FeatureNetwork = "network"
+	// FeatureDisks: Start.Disks are given to the container.
+	FeatureDisks = "disks"
 )

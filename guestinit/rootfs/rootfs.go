@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/guestinit/proto"
@@ -213,6 +214,23 @@ func waitFor(name, dev string) (string, error) {
 		}
 		time.Sleep(pause)
 	}
+}
+
+// Device describes a disk for a container, which has it in its own /dev as dev has it, for root and the
+// group disk.
+func Device(name, dev string) (specs.LinuxDevice, error) {
+	path, err := waitFor(name, dev)
+	if err != nil {
+		return specs.LinuxDevice{}, err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return specs.LinuxDevice{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	mode, disk := fs.FileMode(0o660), uint32(6) // the group's number in Debian, Alpine and Fedora
+	return specs.LinuxDevice{
+		Path: "/dev/" + name, Type: "b", Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), FileMode: &mode, GID: &disk,
+	}, nil
 }
 
 // canDiscard tells whether a disk gives back the space of deleted files.

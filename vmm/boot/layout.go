@@ -140,6 +140,12 @@ const (
 	defaultCmdlineMax = 2047
 )
 
+// PmemStart returns where files that are mapped for a guest with ramEnd bytes of address space begin: a whole GiB,
+// so that its page tables need few entries, and far from what has a fixed place.
+func PmemStart(ramEnd uint64) uint64 {
+	return (max(ramEnd, memory.HighStart) + 1<<30 - 1) &^ (1<<30 - 1)
+}
+
 // VirtioDevice returns where the virtio device of slot i (0 to MaxDevices-1)
 // is.
 func VirtioDevice(i int) Device {

@@ -105,6 +105,27 @@ func mapFixed(dst []byte, f *os.File, off int64, opts Options) error {
 	return errors.Join(err, again)
 }
 
+// mapShared maps length bytes, aligned to HugePageSize, of which the first size are those of a file. What follows
+// them reads as zero, up to the end of the file's last page for as long as the file is not longer.
+func mapShared(f *os.File, size, length uint64, readOnly bool) ([]byte, error) {
+	b, err := mapAnonymous(length, Options{})
+	if err != nil {
+		return nil, err
+	}
+	prot := unix.PROT_READ
+	if !readOnly {
+		prot |= unix.PROT_WRITE
+	}
+	_, err = unix.MmapPtr(int(f.Fd()), 0, unsafe.Pointer(unsafe.SliceData(b)), uintptr(size), prot, unix.MAP_SHARED|unix.MAP_FIXED)
+	if err == nil {
+		err = unix.Madvise(b, unix.MADV_DONTDUMP)
+	}
+	if err != nil {
+		return nil, errors.Join(err, unmap(b))
+	}
+	return b, nil
+}
+
 // wholePages returns the part of b that is whole pages of the host.
 func wholePages(b []byte) []byte {
 	page := os.Getpagesize()

@@ -25,7 +25,8 @@ type BootConfig struct {
 	// given nothing but itself and works on any KVM.
 	Platform vmm.Platform
 	Initrd   string // path; "" is hull's own init, with a root disk for its shell
-	Disks    []BootDisk
+	Disks    []Disk
+	Pmems    []Pmem
 	CID      uint32 // address on a vsock device; 0: none
 	CPUs     int
 	Memory   uint64 // bytes
@@ -43,39 +44,6 @@ const (
 	SerialStdio = "stdio" // the Attach
 	SerialPTY   = "pty"   // a new pseudo-terminal
 )
-
-// BootDisk is a raw disk image of a bare VM.
-type BootDisk struct {
-	Path     string
-	ReadOnly bool
-	Overlay  bool // what the guest writes is gone when it ends
-	Direct   bool // past the page cache
-}
-
-// open opens the files of disk number i for the VM process.
-func (d *BootDisk) open(i int, s *store, table *fileTable) (vmm.Disk, error) {
-	flag := os.O_RDWR
-	if d.ReadOnly || d.Overlay {
-		flag = os.O_RDONLY
-	}
-	f, err := table.open(d.Path, flag)
-	if err != nil {
-		return vmm.Disk{}, fmt.Errorf("disk: %w", err)
-	}
-	disk := vmm.Disk{ID: fmt.Sprintf("hull-disk-%d", i), ReadOnly: d.ReadOnly, Direct: d.Direct, File: &f}
-	if d.Overlay {
-		if err := s.prepare(); err != nil {
-			return vmm.Disk{}, err
-		}
-		o, err := unnamedFile(s.dirs.Data)
-		if err != nil {
-			return vmm.Disk{}, fmt.Errorf("disk %s: a file for what is written: %w", d.Path, err)
-		}
-		overlay := table.add(o)
-		disk.Overlay = &overlay
-	}
-	return disk, nil
-}
 
 // BootEnd is how a bare VM ended.
 type BootEnd struct {
@@ -124,15 +92,9 @@ func (c *BootConfig) check() error {
 	if err := c.NetworkConfig.fill(); err != nil {
 		return err
 	}
-	for _, d := range c.Disks {
-		info, err := os.Stat(d.Path)
-		switch {
-		case err != nil:
-			return fmt.Errorf("disk: %w", err)
-		case info.IsDir():
-			return fmt.Errorf("disk %s: is a directory", d.Path)
-		case info.Mode().IsRegular() && info.Size() == 0:
-			return fmt.Errorf("disk %s: is empty", d.Path)
+	for i := range c.Disks {
+		if err := c.Disks[i].check(); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -210,6 +172,13 @@ func (b *boot) prepare(ctx context.Context, files *bundle.Files, table *fileTabl
 			return vmm.Config{}, nil, err
 		}
 		config.Disks = append(config.Disks, disk)
+	}
+	for _, p := range c.Pmems {
+		pmem, err := p.open(table)
+		if err != nil {
+			return vmm.Config{}, nil, err
+		}
+		config.Pmems = append(config.Pmems, pmem)
 	}
 	if c.usesShell() {
 		root, err := table.open(files.Uroot, os.O_RDONLY)

@@ -103,7 +103,7 @@ func TestBootSerialFile(t *testing.T) {
 	if err := os.WriteFile(disk, make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := bootTest(BootConfig{Serial: out, Initrd: disk, Disks: []BootDisk{{Path: disk, ReadOnly: true}}, CID: 5})
+	c := bootTest(BootConfig{Serial: out, Initrd: disk, Disks: []Disk{{Path: disk, ReadOnly: true}}, CID: 5})
 	var notes []string
 	end, err := e.Boot(t.Context(), c, Attach{}, func(s string) { notes = append(notes, s) })
 	if err != nil || end.Status != vmm.StatusReboot {
@@ -134,9 +134,9 @@ func TestBootErrors(t *testing.T) {
 		"memory of 0":    func(c *BootConfig) { c.Memory = 0 },
 		"memory of 1":    func(c *BootConfig) { c.Memory = 1 },
 		"this host has":  func(c *BootConfig) { c.Memory = 1 << 50 },
-		"is empty":       func(c *BootConfig) { c.Disks = []BootDisk{{Path: empty}} },
-		"is a directory": func(c *BootConfig) { c.Disks = []BootDisk{{Path: dir}} },
-		"no such file":   func(c *BootConfig) { c.Disks = []BootDisk{{Path: dir + "/none"}} },
+		"is empty":       func(c *BootConfig) { c.Disks = []Disk{{Path: empty}} },
+		"is a directory": func(c *BootConfig) { c.Disks = []Disk{{Path: dir}} },
+		"no such file":   func(c *BootConfig) { c.Disks = []Disk{{Path: dir + "/none"}} },
 		"kernel: open":   func(c *BootConfig) { c.Kernel = dir + "/none" },
 		"not a kernel":   func(c *BootConfig) { c.Append = "fake=error" },
 		"without a word": func(c *BootConfig) { c.Append = "fake=crash" },

@@ -39,6 +39,8 @@ type Config struct {
 
 	NetworkConfig
 
+	Disks []Disk `json:"disks,omitempty"` // the first is the first letter after the container's own
+
 	CPUs   float64 `json:"cpus"`   // of processing time; the VM has as many vCPUs, rounded up
 	Memory uint64  `json:"memory"` // of the VM, bytes
 
@@ -94,6 +96,14 @@ func (c *Config) fill() error {
 	}
 	if err := c.NetworkConfig.fill(); err != nil {
 		return err
+	}
+	if len(c.Disks) > maxDisks {
+		return fmt.Errorf("%d disks: there can be %d", len(c.Disks), maxDisks)
+	}
+	for i := range c.Disks {
+		if err := c.Disks[i].check(); err != nil {
+			return err
+		}
 	}
 	if c.Hostname != "" {
 		if err := checkHostname(c.Hostname); err != nil {

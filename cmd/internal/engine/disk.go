@@ -21,6 +21,9 @@ const (
 	scratchID     = "hull-scratch"
 )
 
+// maxDisks is how many disks of its own a container can have: there are letters for them.
+const maxDisks = 16
+
 // layersDisk makes the read-only disk with one partition for each layer.
 func layersDisk(disks []images.Disk, files *fileTable) (vmm.Disk, error) {
 	disk := vmm.Disk{ID: layersID, ReadOnly: true}
@@ -92,4 +95,70 @@ func unnamedFile(dir string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// Disk is a raw disk image, or a block device, that a VM is given.
+type Disk struct {
+	Path     string `json:"path"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+	Overlay  bool   `json:"overlay,omitempty"` // what the guest writes is gone when it ends
+	Direct   bool   `json:"direct,omitempty"`  // past the page cache
+}
+
+// check tells whether there is such a disk.
+func (d *Disk) check() error {
+	info, err := os.Stat(d.Path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("disk: %w", err)
+	case info.IsDir():
+		return fmt.Errorf("disk %s: is a directory", d.Path)
+	case info.Mode().IsRegular() && info.Size() == 0:
+		return fmt.Errorf("disk %s: is empty", d.Path)
+	}
+	return nil
+}
+
+// open opens the files of disk number i for the VM process.
+func (d *Disk) open(i int, s *store, table *fileTable) (vmm.Disk, error) {
+	flag := os.O_RDWR
+	if d.ReadOnly || d.Overlay {
+		flag = os.O_RDONLY
+	}
+	f, err := table.open(d.Path, flag)
+	if err != nil {
+		return vmm.Disk{}, fmt.Errorf("disk: %w", err)
+	}
+	disk := vmm.Disk{ID: fmt.Sprintf("hull-disk-%d", i), ReadOnly: d.ReadOnly, Direct: d.Direct, File: &f}
+	if d.Overlay {
+		if err := s.prepare(); err != nil {
+			return vmm.Disk{}, err
+		}
+		o, err := unnamedFile(s.dirs.Data)
+		if err != nil {
+			return vmm.Disk{}, fmt.Errorf("disk %s: a file for what is written: %w", d.Path, err)
+		}
+		overlay := table.add(o)
+		disk.Overlay = &overlay
+	}
+	return disk, nil
+}
+
+// Pmem is a file that a VM has as persistent memory.
+type Pmem struct {
+	Path     string
+	ReadOnly bool
+}
+
+// open opens the file for the VM process.
+func (p *Pmem) open(table *fileTable) (vmm.Pmem, error) {
+	flag := os.O_RDWR
+	if p.ReadOnly {
+		flag = os.O_RDONLY
+	}
+	f, err := table.open(p.Path, flag)
+	if err != nil {
+		return vmm.Pmem{}, fmt.Errorf("persistent memory: %w", err)
+	}
+	return vmm.Pmem{File: f, ReadOnly: p.ReadOnly}, nil
 }

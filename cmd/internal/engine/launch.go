@@ -113,6 +113,14 @@ func (r *run) vmConfig(files *bundle.Files, table *fileTable) (vmm.Config, error
 		}
 		config.Disks = append(config.Disks, writable)
 	}
+	for i := range c.Disks {
+		disk, err := c.Disks[i].open(i, &r.engine.store, table)
+		if err != nil {
+			return vmm.Config{}, err
+		}
+		config.Disks = append(config.Disks, disk)
+		r.guestDisks = append(r.guestDisks, "vd"+string(rune('a'+len(config.Disks)-1)))
+	}
 	return config, config.Validate()
 }
 
@@ -164,6 +172,7 @@ func (r *run) startRequest() (*proto.Start, error) {
 		Entropy:  entropy,
 		Hosts:    &hosts,
 		Hostname: &hostname,
+		Disks:    r.guestDisks,
 	}
 	if !c.TmpfsRoot {
 		request.Root.Upper = scratchDevice

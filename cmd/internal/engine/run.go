@@ -81,6 +81,7 @@ type run struct {
 
 	vm          *vmProcess
 	network     *guestNetwork     // nil if there is none
+	guestDisks  []string          // names of the disks of --disk in the guest
 	exited      bool              // the workload has, and Exit is known
 	listener    *net.UnixListener // for the agent
 	clockOffset int64             // host's CLOCK_MONOTONIC less guest's CLOCK_BOOTTIME, ns; see hostTime

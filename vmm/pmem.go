@@ -1,0 +1,56 @@
+package vmm
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/hullvm/hull/kvm"
+	"github.com/hullvm/hull/virtio"
+	"github.com/hullvm/hull/virtio/pmem"
+	"github.com/hullvm/hull/vmm/boot"
+	"github.com/hullvm/hull/vmm/memory"
+)
+
+// pmem maps a file into the guest's address space behind its RAM and what was mapped before, and makes the device
+// that tells of it.
+//
+// Writes to a read-only one are exits to nowhere: KVM_MEM_READONLY.
+func (m *Machine) pmem(cfg Pmem) (virtio.Device, error) {
+	flag := os.O_RDWR
+	if cfg.ReadOnly {
+		flag = os.O_RDONLY
+	}
+	f, err := cfg.File.Open(flag)
+	if err != nil {
+		return nil, err
+	}
+	m.closing(f.Close)
+	shared, err := memory.MapShared(f, cfg.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	m.closing(shared.Close)
+	regions := m.mem.Regions()
+	if m.pmemEnd == 0 {
+		m.pmemEnd = boot.PmemStart(regions[len(regions)-1].End())
+	}
+	c := pmem.Config{Start: m.pmemEnd, Size: uint64(len(shared.Bytes()))}
+	flags := uint32(kvm.KVM_MEM_READONLY)
+	if !cfg.ReadOnly {
+		flags, c.Flush = 0, shared.Sync
+	}
+	cpuid, err := m.system.SupportedCPUID()
+	if err != nil {
+		return nil, err
+	}
+	if limit := uint64(1) << kvm.PhysicalAddressBits(cpuid); c.Start+c.Size > limit {
+		return nil, fmt.Errorf("%s: its %d MiB end beyond the %d GiB that the guest's processor can address", f.Name(), c.Size>>20, limit>>30)
+	}
+	slot := uint32(len(regions) + m.pmems)
+	if err := m.vm.SetUserMemoryRegion(slot, flags, c.Start, shared.Bytes()); err != nil {
+		return nil, err
+	}
+	m.pmems++
+	m.pmemEnd += c.Size
+	return pmem.New(c)
+}
