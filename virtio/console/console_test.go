@@ -1,0 +1,435 @@
+package console
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/hullvm/hull/virtio"
+	"github.com/hullvm/hull/virtio/mmio"
+	"github.com/hullvm/hull/virtio/virtiotest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// typed is what somebody types without end: a byte says where it stands.
+func typed(at, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte((at + i) % 251)
+	}
+	return b
+}
+
+// typist is a console at which somebody types all the time.
+type typist struct {
+	*Device
+	mu sync.Mutex
+	at int
+}
+
+// fill types as much as the console takes.
+func (p *typist) fill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.at = (p.at + p.Feed(typed(p.at, inputLimit+1))) % 251
+}
+
+// startTypist types until the test ends.
+func startTypist(t testing.TB, d *Device) *typist {
+	p := &typist{Device: d}
+	done, ended := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() {
+		close(done)
+		<-ended
+	})
+	go func() {
+		defer close(ended)
+		for {
+			p.fill()
+			select {
+			case <-d.Space():
+			case <-done:
+				return
+			}
+		}
+	}()
+	return p
+}
+
+// typing is a transport on which a kick finds something typed: what is offered before a kick is not used long after it.
+type typing struct {
+	*mmio.Transport
+	*typist
+}
+
+func (t typing) Write(off uint64, p []byte) {
+	if off == virtiotest.RegQueueNotify {
+		t.fill()
+	}
+	t.Transport.Write(off, p)
+}
+
+func (t typing) Close() error { return t.Transport.Close() }
+
+func connect(dev virtio.Device, mem virtio.Memory, irq virtiotest.IRQ) (virtiotest.Transport, error) {
+	t, err := mmio.New(dev, mem, irq, mmio.Options{})
+	if p, ok := dev.(*typist); ok && err == nil {
+		return typing{t, p}, nil
+	}
+	return t, err
+}
+
+// device makes a console that is closed at the end of the test.
+func device(t testing.TB, out io.Writer) *Device {
+	d := New(Config{Output: out, Rows: 25, Cols: 80})
+	t.Cleanup(func() {
+		if err := d.Close(virtiotest.Patience); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return d
+}
+
+func nothing(t testing.TB, _ []byte, written int) {
+	t.Helper()
+	if written != 0 {
+		t.Errorf("%d bytes written to a buffer that is to be read", written)
+	}
+}
+
+// some checks that a receive buffer has a piece of what is typed.
+func some(t testing.TB, in []byte, written int) {
+	t.Helper()
+	if written < 1 {
+		t.Error("an empty buffer came back")
+		return
+	}
+	if !bytes.Equal(in[:written], typed(int(in[0]), written)) {
+		t.Errorf("not what was typed: %x", in[:min(written, 32)])
+	}
+	for i, v := range in[written:] {
+		if v != virtiotest.Untouched {
+			t.Fatalf("byte %d was written, beyond the %d that were announced", written+i, written)
+		}
+	}
+}
+
+var suite = virtiotest.Suite{
+	New:       func(t testing.TB) virtio.Device { return startTypist(t, device(t, io.Discard)) },
+	Connect:   connect,
+	ConfigLen: configLen,
+	Requests: []virtiotest.Request{
+		{Name: "a line", Queue: txQueue, Out: []byte("a line of output\r\n"), Check: nothing},
+		{Name: "a page", Queue: txQueue, Out: make([]byte, 4096), Check: nothing},
+		{Name: "more than waits", Queue: txQueue, Out: make([]byte, outputLimit+1), Check: nothing},
+		{Name: "a key", Queue: rxQueue, In: 1, Check: some},
+		{Name: "a page of input", Queue: rxQueue, In: 4096, Check: some},
+		{Name: "more than is kept", Queue: rxQueue, In: inputLimit + 1, Check: some},
+	},
+}
+
+func TestSuite(t *testing.T)     { virtiotest.Run(t, suite) }
+func FuzzRing(f *testing.F)      { suite.FuzzRing(f) }
+func FuzzRegisters(f *testing.F) { suite.FuzzRegisters(f) }
+
+// start makes a device with a driver that uses it.
+func start(t *testing.T, d *Device) *virtiotest.Driver {
+	t.Helper()
+	s := suite
+	s.New = func(testing.TB) virtio.Device { return d }
+	drv := s.NewDriver(t)
+	drv.Start(drv.Offered())
+	return drv
+}
+
+// send has the device take bytes, so many times, and waits until it has.
+func send(drv *virtiotest.Driver, b []byte, times int) {
+	drv.T.Helper()
+	r := drv.Rings[txQueue]
+	s := r.Place(virtiotest.Request{Name: "output", Queue: txQueue, Out: b, Check: nothing}, virtiotest.Layout{})
+	for range times {
+		r.Offer(s.Head())
+		r.KickIfWanted()
+		s.Finish(r.AwaitUsed())
+	}
+	s.Free()
+}
+
+// offer puts a receive buffer on the ring.
+func offer(drv *virtiotest.Driver, n int) *virtiotest.Sent {
+	r := drv.Rings[rxQueue]
+	s := r.Place(virtiotest.Request{Name: "buffer", Queue: rxQueue, In: n}, virtiotest.Layout{})
+	r.Offer(s.Head())
+	r.Kick()
+	return s
+}
+
+// reader is an output that takes nothing while it is held up.
+type reader struct {
+	mu   sync.Mutex
+	got  bytes.Buffer
+	hold chan struct{} // what Write waits for
+	came chan struct{} // gets a value when Write waits
+}
+
+func newReader() *reader {
+	return &reader{hold: make(chan struct{}), came: make(chan struct{}, 1)}
+}
+
+func (r *reader) Write(p []byte) (int, error) {
+	select {
+	case r.came <- struct{}{}:
+	default:
+	}
+	<-r.hold
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.got.Write(p)
+}
+
+func TestLineIsOneKick(t *testing.T) {
+	var out bytes.Buffer
+	d := New(Config{Output: &out})
+	drv := start(t, d)
+	r := drv.Rings[txQueue]
+	line := []byte("one line, as long as lines are, of what a guest has to say\r\n")
+	s := r.Place(virtiotest.Request{Name: "line", Queue: txQueue, Out: line, Check: nothing}, virtiotest.Layout{})
+	r.Offer(s.Head())
+	r.Kick()
+	s.Finish(r.AwaitUsed())
+	if err := d.Close(virtiotest.Patience); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(out.Bytes(), line) {
+		t.Errorf("output %q", out.Bytes())
+	}
+	send(drv, line, 1) // after Close it is dropped
+	if d.Dropped() != uint64(len(line)) {
+		t.Errorf("%d bytes dropped, want %d", d.Dropped(), len(line))
+	}
+}
+
+func TestConfiguration(t *testing.T) {
+	out := newReader()
+	close(out.hold)
+	d := New(Config{Output: out, Rows: 25, Cols: 80})
+	s := suite
+	s.New = func(testing.TB) virtio.Device { return d }
+	drv := s.NewDriver(t)
+	size := func() (rows, cols uint16) {
+		b := drv.Config(0, 4)
+		return binary.LittleEndian.Uint16(b[2:]), binary.LittleEndian.Uint16(b)
+	}
+	if rows, cols := size(); rows != 25 || cols != 80 {
+		t.Errorf("%d rows, %d columns", rows, cols)
+	}
+	drv.Write(virtiotest.RegConfig+configEmergWr, '!') // before anything is negotiated (5.3.4)
+	drv.Start(drv.Offered())
+	drv.Write(virtiotest.RegConfig, 0xffff) // not the driver's to write
+	before := drv.Read(virtiotest.RegConfigGeneration)
+	d.Resize(25, 80)
+	if drv.Read(virtiotest.RegInterruptStatus) != 0 {
+		t.Error("an interrupt for a size that is the same")
+	}
+	d.Resize(50, 132)
+	if rows, cols := size(); rows != 50 || cols != 132 {
+		t.Errorf("%d rows, %d columns after they have changed", rows, cols)
+	}
+	if drv.Read(virtiotest.RegInterruptStatus)&2 == 0 || drv.Read(virtiotest.RegConfigGeneration) == before {
+		t.Error("the driver is not told of the new size")
+	}
+	drv.Write(virtiotest.RegConfig+configEmergWr, 0x12300+'?') // the lowest byte counts
+	if err := d.Close(virtiotest.Patience); err != nil {
+		t.Fatal(err)
+	}
+	if out.got.String() != "!?" {
+		t.Errorf("emergency writes put out %q", out.got.String())
+	}
+	d.ReadConfig(^uint64(0), make([]byte, 8))
+	d.WriteConfig(^uint64(0), make([]byte, 8))
+}
+
+// TestInputWaitsForBuffers: what the guest has no buffers for is left to who has it, and nothing is lost (backpressure).
+func TestInputWaitsForBuffers(t *testing.T) {
+	d := device(t, nil)
+	if n := d.Feed(typed(0, 3*inputLimit)); n != inputLimit {
+		t.Fatalf("%d bytes taken without a driver, want %d", n, inputLimit)
+	}
+	drv := start(t, d)
+	drv.Rings[rxQueue].Quiesce()
+	select {
+	case <-d.Space():
+		t.Fatal("space without buffers")
+	default:
+	}
+	var got []byte
+	at := inputLimit
+	for len(got) < 3*inputLimit {
+		s := offer(drv, 100)
+		id, n := drv.Rings[rxQueue].AwaitUsed()
+		s.Finish(id, n)
+		got = append(got, s.Answer()[:n]...)
+		s.Free()
+		select {
+		case <-d.Space():
+			at += d.Feed(typed(at, 3*inputLimit-at))
+		default:
+		}
+	}
+	if !bytes.Equal(got, typed(0, 3*inputLimit)) {
+		t.Error("input is not what was typed")
+	}
+	// A buffer without room comes back; one that waits for a key gets it at once.
+	r := drv.Rings[rxQueue]
+	r.SetDesc(0, virtiotest.Desc{Flags: virtiotest.WriteTo})
+	r.Offer(0)
+	r.Kick()
+	if id, n := r.AwaitUsed(); id != 0 || n != 0 {
+		t.Errorf("buffer %d with %d bytes, want an empty one", id, n)
+	}
+	s := offer(drv, 10)
+	r.Quiesce()
+	if d.Feed([]byte("x")) != 1 {
+		t.Error("a key was not taken")
+	}
+	if _, n := r.AwaitUsed(); n != 1 || s.Answer()[0] != 'x' {
+		t.Errorf("%d bytes, %q", n, s.Answer())
+	}
+}
+
+// TestPauseKeepsOrder: buffers that the device holds at a pause are used afterwards, in their order.
+func TestPauseKeepsOrder(t *testing.T) {
+	d := device(t, nil)
+	drv := start(t, d)
+	first, second := offer(drv, 1), offer(drv, 1)
+	drv.Rings[rxQueue].Quiesce()
+	for range 3 {
+		if err := drv.Dev.Pause(); err != nil {
+			t.Fatal(err)
+		}
+		if err := drv.Dev.Resume(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.Feed([]byte("ab"))
+	for i, s := range []*virtiotest.Sent{first, second} {
+		s.Finish(drv.Rings[rxQueue].AwaitUsed())
+		if s.Answer()[0] != "ab"[i] {
+			t.Errorf("buffer %d has %q", i, s.Answer())
+		}
+	}
+}
+
+// TestStalledReader: a reader that does not read bounds what is kept, stops neither the guest for long nor Deactivate, and
+// is told what it has missed (hostile case 25).
+func TestStalledReader(t *testing.T) {
+	out := newReader()
+	d := New(Config{Output: out})
+	drv := start(t, d)
+	send(drv, []byte("begin\r\n"), 1)
+	<-out.came
+	page := bytes.Repeat([]byte("0123456789abcdef"), 256)
+	send(drv, page, outputLimit/len(page))
+	// Full: the next stands still, and a pause does not wait for it.
+	r := drv.Rings[txQueue]
+	held := r.Place(virtiotest.Request{Name: "held", Queue: txQueue, Out: []byte("held\r\n"), Check: nothing}, virtiotest.Layout{})
+	r.Offer(held.Head())
+	r.Kick()
+	began := time.Now()
+	if err := drv.Dev.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > stallTime/2 {
+		t.Errorf("a pause took %v", took)
+	}
+	if _, _, ok := r.TakeUsed(); ok {
+		t.Error("output was taken though there is no room")
+	}
+	if err := drv.Dev.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	held.Finish(r.AwaitUsed()) // after stallTime
+	const flood = 64 << 20
+	send(drv, make([]byte, 1<<20), flood>>20) // and the rest without waiting
+	d.out.mu.Lock()
+	kept := cap(d.out.waiting)
+	d.out.mu.Unlock()
+	if kept > 3*outputLimit {
+		t.Errorf("%d bytes kept", kept)
+	}
+	if want := uint64(flood + len("held\r\n")); d.Dropped() != want {
+		t.Errorf("%d bytes dropped, want %d", d.Dropped(), want)
+	}
+	close(out.hold)
+	for stalled := true; stalled; runtime.Gosched() {
+		d.out.mu.Lock()
+		stalled = d.out.stalled
+		d.out.mu.Unlock()
+	}
+	// From now on all arrives.
+	send(drv, []byte("end\r\n"), 1)
+	if err := d.Close(virtiotest.Patience); err != nil {
+		t.Fatal(err)
+	}
+	want := "begin\r\n" + string(bytes.Repeat(page, outputLimit/len(page))) +
+		"\r\n[hull: 67108870 bytes are missing here, which nobody has read]\r\nend\r\n"
+	if out.got.String() != want {
+		t.Errorf("%d bytes arrived, want %d; the last: %q", out.got.Len(), len(want), out.got.Bytes()[max(0, out.got.Len()-200):])
+	}
+}
+
+// TestSlowReader: one that reads slowly gets everything.
+func TestSlowReader(t *testing.T) {
+	r, w := io.Pipe()
+	d := New(Config{Output: w})
+	drv := start(t, d)
+	want := typed(0, 8*outputLimit)
+	var got bytes.Buffer
+	var wg sync.WaitGroup
+	wg.Go(func() { io.Copy(&got, r) })
+	for rest := want; len(rest) > 0; {
+		n := min(len(rest), 3*outputLimit)
+		send(drv, rest[:n], 1)
+		rest = rest[n:]
+	}
+	if err := d.Close(virtiotest.Patience); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	wg.Wait()
+	if !bytes.Equal(got.Bytes(), want) || d.Dropped() != 0 {
+		t.Errorf("%d of %d bytes, %d dropped", got.Len(), len(want), d.Dropped())
+	}
+}
+
+func TestBrokenReader(t *testing.T) {
+	r, w := io.Pipe()
+	r.Close()
+	d := New(Config{Output: w})
+	drv := start(t, d)
+	send(drv, make([]byte, 3*outputLimit), 3)
+	if err := d.Close(virtiotest.Patience); err == nil {
+		t.Error("the writer's error is lost")
+	}
+}
+
+// TestCloseDoesNotWaitForReader: one that never reads again holds up Close as long as it was told to wait.
+func TestCloseDoesNotWaitForReader(t *testing.T) {
+	out := newReader()
+	d := New(Config{Output: out})
+	drv := start(t, d)
+	send(drv, []byte("x"), 1)
+	if err := d.Close(10 * time.Millisecond); err == nil {
+		t.Error("closed without an error though the output was not taken")
+	}
+	send(drv, make([]byte, 3*outputLimit), 1) // nobody waits for the reader any more
+	close(out.hold)
+	<-d.out.done
+}
