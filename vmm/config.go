@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/virtio/blk"
 )
 
@@ -71,10 +72,15 @@ type Config struct {
 	Pmems []Pmem `json:"pmems,omitempty"`
 	NICs  []NIC  `json:"nics,omitempty"`
 	Vsock *Vsock `json:"vsock,omitempty"`
-	RNG   bool   `json:"rng,omitempty"`
+	// RNG adds the device from which a guest gets random bytes, no more of them
+	// than RNGRate allows; its zero value is 1 MiB a second and 256 KiB at once.
+	RNG     bool        `json:"rng,omitempty"`
+	RNGRate virtio.Rate `json:"rng_rate,omitzero"`
 	// Balloon adds the device through which a guest gives free memory back to the host.
 	Balloon bool   `json:"balloon,omitempty"`
 	Serial  Serial `json:"serial,omitzero"`
+	// Console adds a virtio console, hvc0 in Linux, beside the serial port.
+	Console *Console `json:"console,omitempty"`
 
 	// OrphanRemove lists paths that the VM process removes when whoever
 	// started it went away without saying goodbye (kill -9).
@@ -144,8 +150,30 @@ type Serial struct {
 	Output *File `json:"output,omitempty"`
 }
 
-// ConsoleTail is how many bytes of serial output a VM remembers.
+// Console is a virtio console. What the guest writes to it is remembered like
+// the output of the serial port, and both may lead to the same file.
+type Console struct {
+	Input  *File `json:"input,omitempty"`
+	Output *File `json:"output,omitempty"`
+	// Rows and Cols are the terminal's size in characters, 0 for unknown;
+	// Machine.Resize changes it.
+	Rows uint16 `json:"rows,omitempty"`
+	Cols uint16 `json:"cols,omitempty"`
+}
+
+// ConsoleTail is how many bytes of serial and console output a VM remembers.
 const ConsoleTail = 64 << 10
+
+// What a guest can make its devices do, without a say in the configuration. The
+// burst of random bytes is far more than a boot takes. The balloon's work is counted
+// in pages: 4 GiB a second; given back page by page, which is seventeen times the
+// price, that is 60,000 calls of madvise.
+const (
+	rngPerSecond     = 1 << 20
+	rngBurst         = 256 << 10
+	balloonPerSecond = 1 << 20
+	balloonBurst     = 1 << 20
+)
 
 // Validate checks what can be checked without touching the host.
 func (c *Config) Validate() error {
@@ -156,6 +184,9 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("vsock: guest CID %d: must be 3 to 4294967294", c.Vsock.CID)
 	case c.Vsock != nil && c.Vsock.Path == "":
 		return fmt.Errorf("vsock: no path for the host's socket")
+	}
+	if err := c.RNGRate.Validate(); err != nil {
+		return fmt.Errorf("entropy device: %w", err)
 	}
 	switch c.Platform {
 	case "", PlatformACPI, PlatformMPTable, PlatformNone:

@@ -2,8 +2,113 @@ package vmm
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
 	"sync"
+	"time"
+
+	"github.com/hullvm/hull/devices/serial"
+	"github.com/hullvm/hull/virtio/console"
 )
+
+// openOutput opens where a terminal's output goes, besides into the tail. Close
+// closes it.
+func (m *Machine) openOutput(f *File) (io.Writer, error) {
+	if f == nil {
+		return m.tail, nil
+	}
+	out, err := f.Open(os.O_WRONLY | os.O_APPEND)
+	if err != nil {
+		return nil, fmt.Errorf("output: %w", err)
+	}
+	m.closing(out.Close)
+	return io.MultiWriter(m.tail, out), nil
+}
+
+// terminal is a device that takes input.
+type terminal interface {
+	Feed(p []byte) int
+	Space() <-chan struct{}
+}
+
+// openInput opens a terminal's input, if it has one, and begins to read it.
+func (m *Machine) openInput(f *File, t terminal) error {
+	if f == nil {
+		return nil
+	}
+	in, err := f.Open(os.O_RDONLY)
+	if err != nil {
+		return fmt.Errorf("input: %w", err)
+	}
+	go m.feed(in, t)
+	return nil
+}
+
+// feed hands what is read to the guest, no faster than the guest takes it, until
+// the input or the machine ends. It owns in. A read that is under way when the
+// machine ends cannot be interrupted on every kind of file; then this goroutine
+// stays until the next byte or the end of the process.
+func (m *Machine) feed(in *os.File, t terminal) {
+	defer in.Close()
+	buf := make([]byte, 4096)
+	for {
+		n, err := in.Read(buf)
+		for p := buf[:n]; len(p) > 0; {
+			if p = p[t.Feed(p):]; len(p) == 0 {
+				break
+			}
+			select {
+			case <-t.Space():
+			case <-m.ended:
+				return
+			}
+		}
+		if err != nil || m.hasEnded() {
+			return
+		}
+	}
+}
+
+// flushTimeout is how long the end of a VM waits for a reader of one of its
+// terminals who does not read.
+const flushTimeout = time.Second
+
+func (m *Machine) flushSerial() error {
+	if m.serial == nil {
+		return nil
+	}
+	if err := m.serial.Close(flushTimeout); err != nil && !errors.Is(err, serial.ErrTimeout) {
+		return fmt.Errorf("serial port: %w", err)
+	}
+	return nil
+}
+
+func (m *Machine) flushConsole() error {
+	if m.console == nil {
+		return nil
+	}
+	if err := m.console.Close(flushTimeout); err != nil && !errors.Is(err, console.ErrTimeout) {
+		return fmt.Errorf("console: %w", err)
+	}
+	return nil
+}
+
+// Resize tells the guest the new size of the virtio console's terminal, in
+// characters.
+func (m *Machine) Resize(rows, cols uint16) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.console == nil {
+		return fmt.Errorf("resize: the machine has no virtio console: %w", errors.ErrUnsupported)
+	}
+	if m.state == stateClosed {
+		return ErrState
+	}
+	m.console.Resize(rows, cols)
+	return nil
+}
 
 // tail keeps the last ConsoleTail bytes written to it.
 type tail struct {

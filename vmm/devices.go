@@ -1,11 +1,7 @@
 package vmm
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"time"
 
 	"github.com/hullvm/hull/devices"
 	"github.com/hullvm/hull/devices/acpipm"
@@ -44,64 +40,16 @@ func (m *Machine) attachDevices() ([]boot.Device, error) {
 
 // attachSerial puts COM1 on the port bus.
 func (m *Machine) attachSerial() error {
-	var output io.Writer = m.tail
-	if f := m.cfg.Serial.Output; f != nil {
-		out, err := f.Open(os.O_WRONLY | os.O_APPEND)
-		if err != nil {
-			return fmt.Errorf("serial port: output: %w", err)
-		}
-		m.closing(out.Close)
-		output = io.MultiWriter(m.tail, out)
-	}
-	m.serial = serial.New(serial.Config{IRQ: pin{m.vm, boot.COM1GSI}, Output: output})
-	m.closing(func() error { return m.flushSerial() })
-	if f := m.cfg.Serial.Input; f != nil {
-		in, err := f.Open(os.O_RDONLY)
-		if err != nil {
-			return fmt.Errorf("serial port: input: %w", err)
-		}
-		go m.feedSerial(in)
-	}
-	return m.ports.Insert(boot.COM1Port, serial.Size, m.serial)
-}
-
-// feedSerial hands what is read to the guest, no faster than the guest takes
-// it, until the input or the machine ends. It owns in. A read that is under way
-// when the machine ends cannot be interrupted on every kind of file; then this
-// goroutine stays until the next byte or the end of the process.
-func (m *Machine) feedSerial(in *os.File) {
-	defer in.Close()
-	buf := make([]byte, 4096)
-	for {
-		n, err := in.Read(buf)
-		for p := buf[:n]; len(p) > 0; {
-			if p = p[m.serial.Feed(p):]; len(p) == 0 {
-				break
-			}
-			select {
-			case <-m.serial.Space():
-			case <-m.ended:
-				return
-			}
-		}
-		if err != nil || m.hasEnded() {
-			return
-		}
-	}
-}
-
-// flushTimeout is how long the end of a VM waits for a reader of its serial
-// port who does not read.
-const flushTimeout = time.Second
-
-func (m *Machine) flushSerial() error {
-	if m.serial == nil {
-		return nil
-	}
-	if err := m.serial.Close(flushTimeout); err != nil && !errors.Is(err, serial.ErrTimeout) {
+	output, err := m.openOutput(m.cfg.Serial.Output)
+	if err != nil {
 		return fmt.Errorf("serial port: %w", err)
 	}
-	return nil
+	m.serial = serial.New(serial.Config{IRQ: pin{m.vm, boot.COM1GSI}, Output: output})
+	m.closing(m.flushSerial)
+	if err := m.openInput(m.cfg.Serial.Input, m.serial); err != nil {
+		return fmt.Errorf("serial port: %w", err)
+	}
+	return m.ports.Insert(boot.COM1Port, serial.Size, m.serial)
 }
 
 // attachVirtio makes the virtio devices that the configuration asks for.

@@ -41,11 +41,26 @@ type Event struct {
 	Message string `json:"message,omitempty"`
 	Status  int    `json:"status,omitempty"`
 	Console string `json:"console,omitempty"` // the last of the serial output, on an abnormal exit
+
+	Balloon *BalloonStats `json:"balloon,omitempty"` // the answer to CommandBalloonStats
 }
+
+// Commands to a VM process, as in Command.Command.
+const (
+	CommandPause        = "pause"
+	CommandResume       = "resume"
+	CommandStop         = "stop"
+	CommandResize       = "resize"        // the virtio console's terminal has now Rows and Cols
+	CommandBalloon      = "balloon"       // ask the guest for Bytes of its memory
+	CommandBalloonStats = "balloon-stats" // answered with Event.Balloon, without keeping other commands waiting
+)
 
 // Command is what may be written to a VM process on its control stream, a
 // line of JSON each. Each is answered by an "ok" or "error" event whose Name
 // is the command.
 type Command struct {
-	Command string `json:"command"` // "pause", "resume", "stop"
+	Command string `json:"command"`
+	Rows    uint16 `json:"rows,omitempty"`
+	Cols    uint16 `json:"cols,omitempty"`
+	Bytes   uint64 `json:"bytes,omitempty"`
 }

@@ -29,6 +29,8 @@ import (
 	"github.com/hullvm/hull/devices"
 	"github.com/hullvm/hull/devices/serial"
 	"github.com/hullvm/hull/kvm"
+	"github.com/hullvm/hull/virtio/balloon"
+	"github.com/hullvm/hull/virtio/console"
 	"github.com/hullvm/hull/virtio/mmio"
 	"github.com/hullvm/hull/vmm/boot"
 	"github.com/hullvm/hull/vmm/memory"
@@ -60,6 +62,9 @@ type Machine struct {
 	pmems   int    // how many files are mapped behind RAM
 	pmemEnd uint64 // where the last of them ends, a guest physical address
 	serial  *serial.UART
+
+	console *console.Device // nil without one
+	balloon *balloon.Device // nil without one
 
 	tail *tail
 
@@ -365,7 +370,7 @@ func (m *Machine) finished() {
 	m.idle.Do(func() {
 		// What a crash has to say comes last: it must be out before it is
 		// quoted.
-		_ = m.flushSerial() // a writer that failed has nothing to quote
+		_ = errors.Join(m.flushSerial(), m.flushConsole()) // a writer that failed has nothing to quote
 		if !m.result.orderly() {
 			m.result.Console = m.tail.Lines(consoleLines)
 		}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/virtio/balloon"
+	"github.com/hullvm/hull/virtio/console"
 	"github.com/hullvm/hull/virtio/net"
 	"github.com/hullvm/hull/virtio/rng"
 	"github.com/hullvm/hull/virtio/vsock"
@@ -34,12 +35,24 @@ func (m *Machine) virtioDevices() []virtioDevice {
 	for i, p := range m.cfg.Pmems {
 		list = append(list, virtioDevice{fmt.Sprintf("persistent memory %d", i), func() (virtio.Device, error) { return m.pmem(p) }})
 	}
+	if c := m.cfg.Console; c != nil {
+		list = append(list, virtioDevice{"console", func() (virtio.Device, error) { return m.attachConsole(c) }})
+	}
 	if m.cfg.RNG {
-		list = append(list, virtioDevice{"entropy device", func() (virtio.Device, error) { return rng.New(nil), nil }})
+		list = append(list, virtioDevice{"entropy device", func() (virtio.Device, error) {
+			rate := m.cfg.RNGRate
+			if rate == (virtio.Rate{}) {
+				rate = virtio.Rate{PerSecond: rngPerSecond, Burst: rngBurst}
+			}
+			return rng.New(rng.Config{Rate: rate}), nil
+		}})
 	}
 	if m.cfg.Balloon {
-		list = append(list, virtioDevice{"balloon", func() (virtio.Device, error) {
-			return balloon.New(balloon.Config{Discard: m.mem.Discard})
+		list = append(list, virtioDevice{"balloon", func() (_ virtio.Device, err error) {
+			m.balloon, err = balloon.New(balloon.Config{
+				Discard: m.mem.Discard, Rate: virtio.Rate{PerSecond: balloonPerSecond, Burst: balloonBurst},
+			})
+			return m.balloon, err
 		}})
 	}
 	return list
@@ -68,4 +81,15 @@ func (m *Machine) vsock(cfg *Vsock) (virtio.Device, error) {
 	}
 	m.closing(d.Close)
 	return d, nil
+}
+
+// attachConsole makes the virtio console, whose last output Close waits for.
+func (m *Machine) attachConsole(cfg *Console) (virtio.Device, error) {
+	output, err := m.openOutput(cfg.Output)
+	if err != nil {
+		return nil, err
+	}
+	m.console = console.New(console.Config{Output: output, Rows: cfg.Rows, Cols: cfg.Cols})
+	m.closing(m.flushConsole)
+	return m.console, m.openInput(cfg.Input, m.console)
 }

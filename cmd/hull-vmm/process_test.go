@@ -226,6 +226,39 @@ func TestCommands(t *testing.T) {
 	p.until(t, "exit", "")
 }
 
+// TestTerminalAndBalloonCommands: a guest without drivers is told of a size and of a target, and reports nothing.
+func TestTerminalAndBalloonCommands(t *testing.T) {
+	needKVM(t)
+	send := func(p *process, c vmm.Command) {
+		t.Helper()
+		if err := json.NewEncoder(p.control).Encode(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := launch(t, config(t, testguest.Spin, func(c *vmm.Config) {
+		c.Console, c.Balloon = &vmm.Console{Rows: 25, Cols: 80}, true
+	}))
+	p.until(t, "stage", vmm.StageRun)
+	send(p, vmm.Command{Command: vmm.CommandResize, Rows: 50, Cols: 132})
+	p.until(t, "ok", vmm.CommandResize)
+	send(p, vmm.Command{Command: vmm.CommandBalloon, Bytes: 8 << 20})
+	p.until(t, "ok", vmm.CommandBalloon)
+	send(p, vmm.Command{Command: vmm.CommandBalloonStats})
+	e := p.until(t, "ok", vmm.CommandBalloonStats)
+	if e.Balloon == nil || e.Balloon.Target != 8<<20 || e.Balloon.Actual != 0 || len(e.Balloon.Guest) != 0 {
+		t.Errorf("statistics %+v", e.Balloon)
+	}
+	send(p, vmm.Command{Command: vmm.CommandBalloon, Bytes: 1 << 40})
+	p.until(t, "error", vmm.CommandBalloon)
+
+	p = launch(t, config(t, testguest.Spin, nil))
+	p.until(t, "stage", vmm.StageRun)
+	for _, command := range []string{vmm.CommandResize, vmm.CommandBalloon, vmm.CommandBalloonStats} {
+		send(p, vmm.Command{Command: command})
+		p.until(t, "error", command)
+	}
+}
+
 func TestBadConfiguration(t *testing.T) {
 	needKVM(t)
 	for name, c := range map[string]struct{ config, want string }{

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -118,23 +120,48 @@ func (c *control) serve(m *vmm.Machine, orphaned chan<- struct{}) {
 		if err := dec.Decode(&cmd); err != nil {
 			return
 		}
-		if err := do(m, cmd); err != nil {
-			c.send(vmm.Event{Event: "error", Time: vmm.Monotonic(), Name: cmd.Command, Message: err.Error()})
+		if cmd.Command == vmm.CommandBalloonStats { // it waits for the guest
+			go c.answer(m, cmd)
 			continue
 		}
-		c.send(vmm.Event{Event: "ok", Time: vmm.Monotonic(), Name: cmd.Command})
+		c.answer(m, cmd)
 	}
 }
 
-func do(m *vmm.Machine, cmd vmm.Command) error {
+// answer does what a command says and reports how it went.
+func (c *control) answer(m *vmm.Machine, cmd vmm.Command) {
+	e := vmm.Event{Event: "ok", Name: cmd.Command}
+	if err := do(m, cmd, &e); err != nil {
+		e.Event, e.Message = "error", err.Error()
+	}
+	e.Time = vmm.Monotonic()
+	c.send(e)
+}
+
+// statsPatience is how long a guest may take to report on its memory.
+const statsPatience = time.Second
+
+func do(m *vmm.Machine, cmd vmm.Command, e *vmm.Event) error {
 	switch cmd.Command {
-	case "pause":
+	case vmm.CommandPause:
 		return m.Pause()
-	case "resume":
+	case vmm.CommandResume:
 		return m.Resume()
-	case "stop":
+	case vmm.CommandStop:
 		m.Stop("asked by the host")
 		return nil
+	case vmm.CommandResize:
+		return m.Resize(cmd.Rows, cmd.Cols)
+	case vmm.CommandBalloon:
+		return m.SetBalloon(cmd.Bytes)
+	case vmm.CommandBalloonStats:
+		ctx, cancel := context.WithTimeout(context.Background(), statsPatience)
+		defer cancel()
+		s, err := m.BalloonStats(ctx)
+		if err == nil {
+			e.Balloon = &s
+		}
+		return err
 	}
 	return fmt.Errorf("command %q: %w", cmd.Command, errors.ErrUnsupported)
 }

@@ -45,6 +45,11 @@ const (
 	configActual    = 4 // offset of what the driver writes
 	batch           = 256
 	pageNumberShift = 12
+
+	// What work costs of Config.Rate, besides the pages that are given back: a call of Discard, and a chain of any
+	// queue.
+	callCost  = 16
+	chainCost = 16
 )
 
 // Config says how to make a Device.
@@ -52,11 +57,15 @@ type Config struct {
 	// Discard gives the memory of a piece of guest RAM back to the host. It may leave alone what is not a whole
 	// page of the host's. Required.
 	Discard func(p []byte) error
+	// Rate bounds the work that a guest can make, in pages of PageSize given back. What is done page by page, rather
+	// than by the run, counts as callCost more for each. The zero value is no limit.
+	Rate virtio.Rate
 }
 
 // Device is a balloon.
 type Device struct {
 	discard func([]byte) error
+	limiter *virtio.Limiter // of all queues together
 	env     virtio.Env
 	workers []*virtio.Worker
 	stats   *virtio.Worker // of the statistics queue; also in workers
@@ -67,6 +76,7 @@ type Device struct {
 	mu     sync.Mutex // for what follows
 	active bool       // env is to be used
 	latest Stats
+	fresh  chan struct{} // closed by the next report
 	asked  bool          // the driver is to be asked for statistics
 	held   *virtio.Chain // the statistics buffer, while the driver waits to be asked; the worker's own
 }
@@ -76,7 +86,7 @@ func New(cfg Config) (*Device, error) {
 	if cfg.Discard == nil {
 		return nil, fmt.Errorf("virtio-balloon: no way to give memory back")
 	}
-	return &Device{discard: cfg.Discard}, nil
+	return &Device{discard: cfg.Discard, limiter: virtio.NewLimiter(cfg.Rate), fresh: make(chan struct{})}, nil
 }
 
 // SetTarget asks the driver for so many bytes of its memory, in all. It is a wish: Actual says what came of it.
@@ -88,6 +98,9 @@ func (d *Device) SetTarget(bytes uint64) {
 		d.env.Interrupt.Config()
 	}
 }
+
+// Target returns what SetTarget has asked for, in bytes.
+func (d *Device) Target() uint64 { return uint64(d.target.Load()) << pageNumberShift }
 
 // Actual returns the bytes that the driver says are in the balloon.
 func (d *Device) Actual() uint64 { return uint64(d.actual.Load()) << pageNumberShift }
@@ -136,7 +149,7 @@ func (d *Device) Reset() {
 func (d *Device) Activate(env virtio.Env) error {
 	d.env = env
 	d.start(inflateQueue, d.inflate)
-	d.start(deflateQueue, giveBack)
+	d.start(deflateQueue, d.giveBack)
 	// By the standard (5.5.2) the reporting queue is number 4. Linux numbers the queues that it uses one after the
 	// other, as do the devices that it is used with: then it is the first that has no other purpose.
 	if env.Has(F_STATS_VQ) {
@@ -180,6 +193,11 @@ func (d *Device) Deactivate() ([]*virtio.Queue, error) {
 	return queues, nil
 }
 
+// pay has w wait until work may be done, and returns false when w is to stop first.
+func (d *Device) pay(w *virtio.Worker, tokens int) bool {
+	return w.Throttle(virtio.Cost{Limiter: d.limiter, Tokens: uint64(tokens)})
+}
+
 // inflate gives pages back to the host that the driver lists by number (5.5.6).
 func (d *Device) inflate(w *virtio.Worker) error {
 	q := w.Queue()
@@ -187,6 +205,10 @@ func (d *Device) inflate(w *virtio.Worker) error {
 		c, err := q.Pop()
 		if c == nil || err != nil {
 			return err
+		}
+		if !d.pay(w, chainCost) {
+			q.Unpop(c)
+			return nil
 		}
 		err = d.inflateChain(w, c)
 		q.Push(c, 0)
@@ -213,13 +235,13 @@ func (d *Device) inflateChain(w *virtio.Worker, c *virtio.Chain) error {
 			if run.add(page) {
 				continue
 			}
-			if err := d.discardRun(run); err != nil {
+			if err := d.discardRun(w, run); err != nil {
 				return err
 			}
 			run = pageRun{first: page, count: 1}
 		}
 	}
-	return d.discardRun(run)
+	return d.discardRun(w, run)
 }
 
 // pageRun is a number of pages one after the other.
@@ -246,8 +268,9 @@ func (r *pageRun) add(page uint32) bool {
 	return true
 }
 
-func (d *Device) discardRun(r pageRun) error {
-	if r.count == 0 {
+// discardRun gives back a run, unless the device is to stop before it may.
+func (d *Device) discardRun(w *virtio.Worker, r pageRun) error {
+	if r.count == 0 || !d.pay(w, callCost+int(r.count)) {
 		return nil
 	}
 	p, err := d.env.Mem.Slice(uint64(r.first)<<pageNumberShift, int(r.count)<<pageNumberShift)
@@ -261,12 +284,16 @@ func (d *Device) discardRun(r pageRun) error {
 }
 
 // giveBack serves the deflate queue: the driver takes pages back by using them, there is nothing to do.
-func giveBack(w *virtio.Worker) error {
+func (d *Device) giveBack(w *virtio.Worker) error {
 	q := w.Queue()
 	for !w.Stopping() {
 		c, err := q.Pop()
 		if c == nil || err != nil {
 			return err
+		}
+		if !d.pay(w, chainCost) {
+			q.Unpop(c)
+			return nil
 		}
 		q.Push(c, 0)
 		q.Signal()
@@ -282,7 +309,14 @@ func (d *Device) report(w *virtio.Worker) error {
 		if c == nil || err != nil {
 			return err
 		}
+		if !d.pay(w, chainCost) {
+			q.Unpop(c)
+			return nil
+		}
 		for _, p := range c.Writable.Pieces() {
+			if !d.pay(w, callCost+len(p)>>pageNumberShift) {
+				break // the device is to stop: what is not given back stays the guest's
+			}
 			if err = d.discard(p); err != nil {
 				err = fmt.Errorf("virtio-balloon: give free memory back to the host: %w", err)
 				break

@@ -1,7 +1,9 @@
 package balloon
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"maps"
 	"sync"
 	"testing"
@@ -149,7 +151,7 @@ func TestForeignPages(t *testing.T) {
 	}
 }
 
-func TestReport(t *testing.T) {
+func TestFreePages(t *testing.T) {
 	_, h, d := start(t, d0())
 	d.Rings[hintQueue].Exchange(virtiotest.Request{In: 3 * PageSize, Check: nothing}, virtiotest.Layout{})
 	if _, bytes := h.given(); bytes != 3*PageSize {
@@ -264,6 +266,79 @@ func TestNoStatistics(t *testing.T) {
 	d.Rings[statsQueue].Exchange(virtiotest.Request{In: PageSize, Check: nothing}, virtiotest.Layout{})
 	if _, bytes := h.given(); bytes != PageSize {
 		t.Errorf("%d bytes given back, want %d", bytes, PageSize)
+	}
+}
+
+// TestRate: a guest that gives the same pages back over and over is made to wait, by the pages and by the call, and a
+// device that waits can be stopped at once.
+func TestRate(t *testing.T) {
+	h := &host{}
+	dev, err := New(Config{Discard: h.discard, Rate: virtio.Rate{PerSecond: 10_000, Burst: chainCost + 1000*(callCost+1)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := suite
+	s.New = func(testing.TB) virtio.Device { return dev }
+	d := s.NewDriver(t)
+	d.Start(d0())
+	r := d.Rings[inflateQueue]
+	var same []uint32
+	for range 500 {
+		same = append(same, 3, 5)
+	}
+	began := time.Now()
+	flood := r.Place(virtiotest.Request{Out: pages(same...), Check: nothing}, virtiotest.Layout{})
+	offer := func() {
+		r.Offer(flood.Head())
+		r.Kick()
+	}
+	offer()
+	flood.Finish(r.AwaitUsed()) // the burst
+	offer()
+	d.Rings[hintQueue].Exchange(virtiotest.Request{In: 100 * PageSize, Check: nothing}, virtiotest.Layout{}) // pages, not calls
+	calls, _ := h.given()
+	most := 1001 + int(time.Since(began).Seconds()*10_000/(callCost+1)) + 1
+	if calls > most {
+		t.Errorf("memory was given back %d times, want at most %d", calls, most)
+	}
+	began = time.Now()
+	d.Reset()
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("a reset took %v", took)
+	}
+}
+
+func TestReport(t *testing.T) {
+	dev, _, d := start(t, d0())
+	r := d.Rings[statsQueue]
+	offer := func(out []byte) {
+		r.Offer(r.Place(virtiotest.Request{Out: out, Check: nothing}, virtiotest.Layout{}).Head())
+		r.Kick()
+	}
+	answer := make(chan Stats, 1)
+	go func() {
+		s, err := dev.Report(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		answer <- s
+	}()
+	offer(report(uint64(FreeMemory), 1))
+	if s := <-answer; s.Values[FreeMemory] == 0 {
+		t.Errorf("statistics %v", s)
+	}
+	// One that does not answer.
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if s, err := dev.Report(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v, %v", s, err)
+	}
+	d.Reset()
+	if s, err := dev.Report(t.Context()); !errors.Is(err, ErrNoStats) {
+		t.Errorf("without a driver: %v, %v", s, err)
+	}
+	if FreeMemory.String() != "free_memory" || Tag(12).String() != "tag_12" {
+		t.Errorf("names %q, %q", FreeMemory, Tag(12))
 	}
 }
 

@@ -1,8 +1,12 @@
 package balloon
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"maps"
+	"strconv"
 
 	"github.com/hullvm/hull/virtio"
 )
@@ -26,6 +30,19 @@ const (
 	tagLimit Tag = 16 // tags from here on are unknown, and ignored
 )
 
+var tagNames = [...]string{
+	SwapIn: "swap_in", SwapOut: "swap_out", MajorFaults: "major_faults", MinorFaults: "minor_faults",
+	FreeMemory: "free_memory", TotalMemory: "total_memory", AvailableMemory: "available_memory", DiskCaches: "disk_caches",
+	HugePages: "hugetlb_allocations", HugePageFails: "hugetlb_failures",
+}
+
+func (t Tag) String() string {
+	if int(t) < len(tagNames) {
+		return tagNames[t]
+	}
+	return "tag_" + strconv.Itoa(int(t))
+}
+
 // Stats are the statistics of a guest's memory. A driver reports what it likes.
 type Stats struct {
 	Values map[Tag]uint64
@@ -38,6 +55,25 @@ const (
 	// maxStats bounds what is read of a report, in bytes.
 	maxStats = 64 * entryLen
 )
+
+// ErrNoStats is what Report returns when there is no driver that reports.
+var ErrNoStats = errors.New("the guest reports no statistics")
+
+// Report asks the driver for a new report and waits for one until ctx ends.
+func (d *Device) Report(ctx context.Context) (Stats, error) {
+	d.mu.Lock()
+	fresh := d.fresh
+	d.mu.Unlock()
+	if !d.AskStats() {
+		return Stats{}, ErrNoStats
+	}
+	select {
+	case <-fresh:
+		return d.Stats(), nil
+	case <-ctx.Done():
+		return Stats{}, fmt.Errorf("virtio-balloon: wait for the guest's statistics: %w", ctx.Err())
+	}
+}
 
 // Stats returns the last report.
 func (d *Device) Stats() Stats {
@@ -69,6 +105,10 @@ func (d *Device) takeStats(w *virtio.Worker) error {
 			return err
 		}
 		if c != nil {
+			if !d.pay(w, chainCost) {
+				q.Unpop(c)
+				return nil
+			}
 			d.keep(c)
 			if d.held != nil { // the driver broke the rule of the one buffer: it gets the old one back
 				q.Push(d.held, 0)
@@ -110,4 +150,6 @@ func (d *Device) keep(c *virtio.Chain) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.latest = Stats{Values: values, Serial: d.latest.Serial + 1}
+	close(d.fresh)
+	d.fresh = make(chan struct{})
 }

@@ -17,22 +17,33 @@ const (
 	// maxRequest bounds the work for one buffer, in bytes. The driver may not rely on more than one byte (5.4.6.1);
 	// Linux asks for 64.
 	maxRequest = 64 << 10
+	// minCost is what a request costs at least of Config.Rate, in bytes, so that many small ones are not for nothing.
+	minCost = 64
 )
+
+// Config says how to make a Device. The zero value is good.
+type Config struct {
+	// Source is where the bytes come from. It must not block for long; nil means the host kernel's getrandom.
+	Source io.Reader
+	// Rate bounds the bytes that the guest gets, of which a request counts as minCost at least. The zero value is no
+	// limit.
+	Rate virtio.Rate
+}
 
 // Device is an entropy device.
 type Device struct {
-	source io.Reader
-	env    virtio.Env
-	worker *virtio.Worker
+	source  io.Reader
+	limiter *virtio.Limiter
+	env     virtio.Env
+	worker  *virtio.Worker
 }
 
-// New makes an entropy device. Its bytes come from source, which must not block for long; nil means the host kernel's
-// getrandom.
-func New(source io.Reader) *Device {
-	if source == nil {
-		source = System{}
+// New makes an entropy device.
+func New(cfg Config) *Device {
+	if cfg.Source == nil {
+		cfg.Source = System{}
 	}
-	return &Device{source: source}
+	return &Device{source: cfg.Source, limiter: virtio.NewLimiter(cfg.Rate)}
 }
 
 // ID implements virtio.Device.
@@ -72,6 +83,10 @@ func (d *Device) serve(w *virtio.Worker) error {
 		c, err := q.Pop()
 		if c == nil || err != nil {
 			return err
+		}
+		if !w.Throttle(virtio.Cost{Limiter: d.limiter, Tokens: uint64(max(min(c.Writable.Len(), maxRequest), minCost))}) {
+			q.Unpop(c)
+			return nil
 		}
 		n, err := d.fill(c)
 		q.Push(c, n)

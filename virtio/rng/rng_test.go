@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -20,7 +21,7 @@ func connect(dev virtio.Device, mem virtio.Memory, irq virtiotest.IRQ) (virtiote
 }
 
 var suite = virtiotest.Suite{
-	New:     func(testing.TB) virtio.Device { return New(nil) },
+	New:     func(testing.TB) virtio.Device { return New(Config{}) },
 	Connect: connect,
 	Requests: []virtiotest.Request{
 		{Name: "64 bytes", In: 64, Check: random},
@@ -65,7 +66,7 @@ func TestBoundedWork(t *testing.T) {
 func TestSourceFails(t *testing.T) {
 	broken := errors.New("the well is dry")
 	s := suite
-	s.New = func(testing.TB) virtio.Device { return New(iotest.ErrReader(broken)) }
+	s.New = func(testing.TB) virtio.Device { return New(Config{Source: iotest.ErrReader(broken)}) }
 	d := s.NewDriver(t)
 	d.Start(d.Offered())
 	r := d.Rings[0]
@@ -75,4 +76,43 @@ func TestSourceFails(t *testing.T) {
 	if err := d.Dev.Failure(); !errors.Is(err, broken) {
 		t.Errorf("failure = %v, want %v", err, broken)
 	}
+}
+
+// TestRate: what is over the rate comes late, small requests count as more than they are, and a device that waits can be
+// stopped.
+func TestRate(t *testing.T) {
+	s := suite
+	s.New = func(testing.TB) virtio.Device {
+		return New(Config{Rate: virtio.Rate{PerSecond: 10_000, Burst: 4096}})
+	}
+	d := s.NewDriver(t)
+	d.Start(d.Offered())
+	r := d.Rings[0]
+	began := time.Now()
+	r.Exchange(virtiotest.Request{In: 4096, Check: random}, virtiotest.Layout{})
+	for range 20 {
+		r.Exchange(virtiotest.Request{In: 1, Check: random}, virtiotest.Layout{})
+	}
+	if took, want := time.Since(began), 20*minCost*time.Second/10_000; took < want {
+		t.Errorf("the burst and 20 requests took %v, want at least %v", took, want)
+	}
+
+	// Some seconds' worth, and then one more, which waits.
+	r.Exchange(virtiotest.Request{In: 20_000, Check: random}, virtiotest.Layout{})
+	one := r.Place(virtiotest.Request{In: 64, Check: random}, virtiotest.Layout{})
+	r.Offer(one.Head())
+	r.Kick()
+	for range 3 {
+		began = time.Now()
+		if err := d.Dev.Pause(); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("a pause took %v", took)
+		}
+		if err := d.Dev.Resume(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one.Finish(r.AwaitUsed())
 }
