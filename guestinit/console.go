@@ -49,6 +49,23 @@ func console(c CommandLine) error {
 	return root.Unmount()
 }
 
+// openConsole makes the console this process's standard streams when the kernel had
+// none for them: a module may have been what brought it.
+func openConsole() {
+	const stderr = 2
+	if _, err := unix.IoctlGetTermios(stderr, unix.TCGETS); err == nil {
+		return
+	}
+	fd, err := unix.Open("/dev/console", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return // there is none, and nobody to tell
+	}
+	for stream := range stderr + 1 {
+		_ = unix.Dup2(fd, stream) // cannot fail for descriptors that are open
+	}
+	unix.Close(fd)
+}
+
 // linkStandardStreams makes the links to a process's own files that programs expect and devtmpfs does not have.
 func linkStandardStreams(dev string) error {
 	for name, target := range map[string]string{"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"} {

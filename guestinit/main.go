@@ -43,6 +43,7 @@ func boot(started int64) error {
 	}
 	cmdline := ParseCommandLine(string(raw))
 	loadModules(modulesDir, say)
+	openConsole()
 	// When memory runs out the container is to go, not its agent.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {

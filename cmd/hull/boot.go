@@ -17,7 +17,7 @@ import (
 type bootFlags struct {
 	kernel, protocol, initrd string
 	append, serial, memory   string
-	platform                 string
+	platform, console        string
 	disks, pmems             []string
 	cpus                     int
 	cid                      uint32
@@ -34,6 +34,10 @@ the built-in one, without --initrd hull's init, which gives a u-root shell.
 
 Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends a Ctrl-A.
 
+With --console hvc0 a virtio console is this terminal, whose size it follows. The
+kernel's first messages come from the serial port even so; --serial may lead them
+elsewhere.
+
 The exit status tells how the VM ended: %d when it switched itself off or was ended
 from here, %d when it asked for a reset, %d when its kernel panicked, %d on a triple
 fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
@@ -42,6 +46,7 @@ fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
   hull boot --kernel /boot/vmlinuz-6.12 --cpus 4 --memory 5g
   hull boot --kernel vmlinux --protocol pvh --initrd initramfs.cpio --append 'rdinit=/bin/sh'
   hull boot --network user -p 127.0.0.1:2222:22 --disk root.img --append 'root=/dev/vda'
+  hull boot --console hvc0
   hull boot --disk root.img,cow --disk data.img --append 'hull.exec="ls /dev"'`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -67,6 +72,7 @@ fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
 	f.StringVarP(&flags.memory, "memory", "m", "512m", "Memory, a ceiling: `bytes`, or with k, m, g")
 	f.StringVar(&flags.append, "append", "", "Add `words` to the kernel command line")
 	f.StringVar(&flags.serial, "serial", engine.SerialStdio, "Where the serial port leads: stdio, pty or a `file`")
+	f.StringVar(&flags.console, "console", engine.ConsoleSerial, "The guest's console: ttyS0, the serial port, or hvc0, a virtio console on this terminal")
 	flags.network.register(f, engine.NetworkNone)
 	refuse(cmd, "share", "shared directories")
 	refuse(cmd, "snapshot", "snapshots")
@@ -85,7 +91,10 @@ func refuse(cmd *cobra.Command, name, what string) {
 func (f *bootFlags) config(cmd *cobra.Command) (engine.BootConfig, error) {
 	c := engine.BootConfig{
 		Kernel: f.kernel, Protocol: f.protocol, Platform: vmm.Platform(f.platform), Initrd: f.initrd, Append: f.append,
-		CPUs: f.cpus, CID: f.cid, Serial: f.serial,
+		CPUs: f.cpus, CID: f.cid, Serial: f.serial, Console: f.console,
+	}
+	if !slices.Contains([]string{engine.ConsoleSerial, engine.ConsoleVirtio}, f.console) {
+		return c, fmt.Errorf("--console %q: must be ttyS0 or hvc0", f.console)
 	}
 	if !slices.Contains([]string{"", "elf", "pvh", "bzimage"}, f.protocol) {
 		return c, fmt.Errorf("--protocol %q: must be elf, pvh or bzimage", f.protocol)
@@ -122,7 +131,7 @@ func boot(a *app, cmd *cobra.Command, flags *bootFlags) (status int, err error) 
 		return 0, err
 	}
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGWINCH)
 	defer signal.Stop(signals)
 	attach := engine.Attach{Stdin: a.stdin, Stdout: a.stdout, Terminal: a.terminal(), Signals: signals}
 	end, err := e.Boot(cmd.Context(), config, attach, func(text string) {

@@ -15,6 +15,10 @@
 // Space for the rest. What the driver has no buffers for stays there, so that no more is read of a terminal than the guest
 // can take.
 //
+// Linux's driver offers its buffers a moment before it has made a terminal of the port, and throws away what comes then. So
+// what was typed ahead waits until the driver, after DRIVER_OK, has asked for the terminal's size, or has sent something: it
+// does both when the terminal is there.
+//
 // # What is left out
 //
 // VIRTIO_CONSOLE_F_MULTIPORT, more ports than the one and names for them: vsock is how programs in guest and host talk.
@@ -25,6 +29,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hullvm/hull/virtio"
@@ -72,6 +77,8 @@ type Device struct {
 	workers []*virtio.Worker
 	held    []*virtio.Chain // receive buffers in order; the receive worker's own
 
+	listening atomic.Bool // the driver has a terminal to give input to
+
 	mu   sync.Mutex // guards what follows
 	rows uint16
 	cols uint16
@@ -104,12 +111,24 @@ func (d *Device) Dropped() uint64 { return d.out.lost() }
 // when to offer the rest.
 func (d *Device) Feed(p []byte) int {
 	n := d.in.put(p)
+	d.wake()
+	return n
+}
+
+// wake has the receive queue served.
+func (d *Device) wake() {
 	d.mu.Lock()
 	defer d.mu.Unlock() // held for Wake: until Deactivate has it, the doorbell is there
 	if d.rx != nil {
 		d.rx.Wake()
 	}
-	return n
+}
+
+// listen tells that the driver has a terminal.
+func (d *Device) listen() {
+	if !d.listening.Load() && !d.listening.Swap(true) {
+		d.wake()
+	}
 }
 
 // Space returns a channel that gets a value when half of the input buffer is free again after Feed has not taken all it
@@ -144,8 +163,12 @@ func (d *Device) ReadConfig(off uint64, p []byte) {
 	d.mu.Lock()
 	binary.LittleEndian.PutUint16(config[0:], d.cols)
 	binary.LittleEndian.PutUint16(config[configRows:], d.rows)
+	active := d.irq != nil
 	d.mu.Unlock()
 	binary.LittleEndian.PutUint32(config[configPorts:], 1)
+	if off < configPorts && active {
+		d.listen()
+	}
 	if off < configLen {
 		copy(p, config[off:])
 	}
@@ -192,6 +215,9 @@ func (d *Device) Deactivate() ([]*virtio.Queue, error) {
 	return queues, nil
 }
 
+// Reset implements virtio.Resetter: the next driver begins without a terminal. What was typed ahead is for it.
+func (d *Device) Reset() { d.listening.Store(false) }
+
 // transmit serves the transmit queue. A chain of up to outputLimit bytes is taken whole or, when the device is to stop,
 // not at all.
 func (d *Device) transmit(w *virtio.Worker) error {
@@ -212,6 +238,7 @@ func (d *Device) transmit(w *virtio.Worker) error {
 		d.out.leave(&c.Readable)
 		q.Push(c, 0)
 		q.Signal()
+		d.listen()
 	}
 	return nil
 }
@@ -228,6 +255,9 @@ func (d *Device) receive(w *virtio.Worker) error {
 			break
 		}
 		d.held = append(d.held, c)
+	}
+	if !d.listening.Load() && d.env.Has(F_SIZE) { // without the feature there is nothing to go by
+		return nil
 	}
 	// Only the first is ever given back, so that those left are the last that were popped.
 	used := 0

@@ -63,7 +63,8 @@ func startTypist(t testing.TB, d *Device) *typist {
 	return p
 }
 
-// typing is a transport on which a kick finds something typed: what is offered before a kick is not used long after it.
+// typing is a transport on which a kick finds something typed, and a driver that has a terminal: what is offered before a
+// kick is not used long after it.
 type typing struct {
 	*mmio.Transport
 	*typist
@@ -72,6 +73,7 @@ type typing struct {
 func (t typing) Write(off uint64, p []byte) {
 	if off == virtiotest.RegQueueNotify {
 		t.fill()
+		t.Transport.Read(virtiotest.RegConfig, make([]byte, 2))
 	}
 	t.Transport.Write(off, p)
 }
@@ -146,6 +148,7 @@ func start(t *testing.T, d *Device) *virtiotest.Driver {
 	s.New = func(testing.TB) virtio.Device { return d }
 	drv := s.NewDriver(t)
 	drv.Start(drv.Offered())
+	drv.Config(0, 4) // and with that it has a terminal
 	return drv
 }
 
@@ -302,6 +305,39 @@ func TestInputWaitsForBuffers(t *testing.T) {
 	if _, n := r.AwaitUsed(); n != 1 || s.Answer()[0] != 'x' {
 		t.Errorf("%d bytes, %q", n, s.Answer())
 	}
+}
+
+// TestTypedAhead: what was typed waits until the driver has a terminal, over a reset too.
+func TestTypedAhead(t *testing.T) {
+	d := device(t, nil)
+	s := suite
+	s.New = func(testing.TB) virtio.Device { return d }
+	drv := s.NewDriver(t)
+	d.Feed([]byte("a"))
+	drv.Config(0, 4) // before DRIVER_OK it says nothing
+	for name, ready := range map[string]func(){
+		"asks for the size": func() { drv.Config(0, 1) },
+		"sends something":   func() { send(drv, []byte("$ "), 1) },
+	} {
+		drv.Start(drv.Offered())
+		r := drv.Rings[rxQueue]
+		b := offer(drv, 10)
+		r.Quiesce()
+		if _, _, ok := r.TakeUsed(); ok {
+			t.Errorf("%s: input came before", name)
+		}
+		ready()
+		b.Finish(r.AwaitUsed())
+		if b.Answer()[0] != 'a' {
+			t.Errorf("%s: input %q", name, b.Answer())
+		}
+		drv.Reset()
+		d.Feed([]byte("a"))
+	}
+	// Without the feature it does not know better.
+	drv.Start(drv.Offered() &^ (1 << F_SIZE))
+	b := offer(drv, 10)
+	b.Finish(drv.Rings[rxQueue].AwaitUsed())
 }
 
 // TestPauseKeepsOrder: buffers that the device holds at a pause are used afterwards, in their order.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,7 +38,17 @@ type BootConfig struct {
 	// Serial says where the serial port leads: SerialStdio, SerialPTY, or a
 	// file that takes what the guest writes.
 	Serial string
+	// Console is the guest's console: "" and ConsoleSerial, or ConsoleVirtio, which
+	// is the Attach, and follows the size of its terminal. The serial port then has
+	// the kernel's messages from before it, and no input from the Attach.
+	Console string
 }
+
+// Consoles, by the names that Linux has for them.
+const (
+	ConsoleSerial = "ttyS0"
+	ConsoleVirtio = "hvc0"
+)
 
 // Places of a serial port besides files.
 const (
@@ -52,8 +63,8 @@ type BootEnd struct {
 	Status  int    // exit status, one of vmm's; 128+n when signal n ended it
 }
 
-// Boot runs a bare VM until it ends. Its serial port is a's Stdin and Stdout if
-// it is to be; note is told what the user must know, such as the name of
+// Boot runs a bare VM until it ends. Its console is a's Stdin and Stdout unless
+// the serial port is it and leads elsewhere; note is told what the user must know, such as the name of
 // a pseudo-terminal. An error means that the VM did not run to an end of its own.
 func (e *Engine) Boot(ctx context.Context, c BootConfig, a Attach, note func(string)) (BootEnd, error) {
 	if err := c.check(); err != nil {
@@ -71,7 +82,7 @@ func (e *Engine) Boot(ctx context.Context, c BootConfig, a Attach, note func(str
 			return BootEnd{}, err
 		}
 	}
-	b := &boot{engine: e, config: c, attach: a, note: note}
+	b := &boot{engine: e, config: c, attach: a, relay: relay, note: note}
 	defer b.close()
 	return b.run(ctx)
 }
@@ -92,6 +103,9 @@ func (c *BootConfig) check() error {
 	if err := c.NetworkConfig.fill(); err != nil {
 		return err
 	}
+	if !slices.Contains([]string{"", ConsoleSerial, ConsoleVirtio}, c.Console) {
+		return fmt.Errorf("console %q: must be %s or %s", c.Console, ConsoleSerial, ConsoleVirtio)
+	}
 	for i := range c.Disks {
 		if err := c.Disks[i].check(); err != nil {
 			return err
@@ -105,6 +119,7 @@ type boot struct {
 	engine *Engine
 	config BootConfig
 	attach Attach
+	relay  *relay
 	note   func(string)
 	undo   []func()
 }
@@ -133,6 +148,9 @@ func (b *boot) run(ctx context.Context) (BootEnd, error) {
 		return BootEnd{}, err
 	}
 	defer vm.stop()
+	if b.attach.Terminal != nil && config.Console != nil {
+		b.followSize(vm)
+	}
 	select {
 	case <-vm.done:
 	case <-quit:
@@ -153,6 +171,23 @@ func (b *boot) run(ctx context.Context) (BootEnd, error) {
 		return BootEnd{}, failed
 	}
 	return BootEnd{Reason: end.event.Reason, Message: end.event.Message, Status: end.event.Status}, nil
+}
+
+// followSize tells the guest's console when the size of the user's terminal
+// changes.
+func (b *boot) followSize(vm *vmProcess) {
+	others := b.relay.handler()
+	follow := func(s unix.Signal) {
+		if s != unix.SIGWINCH {
+			others(s)
+			return
+		}
+		if rows, cols, err := terminalSize(b.attach.Terminal); err == nil {
+			vm.command(vmm.Command{Command: vmm.CommandResize, Rows: rows, Cols: cols})
+		}
+	}
+	b.relay.switchTo(follow)
+	follow(unix.SIGWINCH) // it may have changed since the configuration was made
 }
 
 // prepare makes the VM's configuration; quit is closed when the user asks at the
@@ -210,7 +245,7 @@ func (b *boot) prepare(ctx context.Context, files *bundle.Files, table *fileTabl
 		b.later(network.close)
 		config.NICs = append(config.NICs, network.nic)
 	}
-	quit, err = b.serial(&config, table)
+	quit, err = b.consoles(&config, table)
 	if err != nil {
 		return vmm.Config{}, nil, err
 	}
@@ -250,9 +285,16 @@ func bootCommandLine(c *BootConfig, terminal *os.File) string {
 	if c.Platform == vmm.PlatformNone {
 		return c.Append
 	}
-	words := []string{"console=ttyS0", "panic=-1"}
+	words := []string{"panic=-1"}
 	if c.Kernel == "" && c.Initrd == "" {
 		words = append(words, "quiet")
+	}
+	if c.Console == ConsoleVirtio {
+		// What is said before there is a driver for it comes from the serial port, and
+		// not again from the console. Words before it hold for that already.
+		words = append(words, "console=hvc0", "earlyprintk=ttyS0")
+	} else {
+		words = append(words, "console=ttyS0")
 	}
 	if c.usesShell() {
 		words = append(words, "hull.root=/dev/vd"+string(rune('a'+len(c.Disks))))
@@ -271,20 +313,38 @@ func bootCommandLine(c *BootConfig, terminal *os.File) string {
 	return strings.Join(words, " ")
 }
 
-// serial leads the serial port where the user wants it.
-func (b *boot) serial(config *vmm.Config, table *fileTable) (quit <-chan struct{}, err error) {
+// consoles leads the serial port, and the virtio console if there is to be one, where
+// the user wants them.
+func (b *boot) consoles(config *vmm.Config, table *fileTable) (quit <-chan struct{}, err error) {
+	if b.config.Console == ConsoleVirtio {
+		config.Console = &vmm.Console{}
+		config.Console.Input, config.Console.Output, quit, err = b.stdio(table)
+		if err != nil {
+			return nil, err
+		}
+		if b.attach.Terminal != nil {
+			// Without a size the guest does what it does without a terminal.
+			config.Console.Rows, config.Console.Cols, _ = terminalSize(b.attach.Terminal)
+		}
+	}
 	switch b.config.Serial {
 	case "", SerialStdio:
-		return b.serialStdio(config, table)
+		if config.Console != nil {
+			output := table.lend(b.attach.Stdout.(*os.File)) // stdio has seen that it is one
+			config.Serial.Output = &output
+			return quit, nil
+		}
+		config.Serial.Input, config.Serial.Output, quit, err = b.stdio(table)
+		return quit, err
 	case SerialPTY:
-		return nil, b.serialPTY(config, table)
+		return quit, b.serialPTY(config, table)
 	}
 	file, err := table.open(b.config.Serial, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("opening the serial port's file: %w", err)
 	}
 	config.Serial = vmm.Serial{Output: &file}
-	return nil, nil
+	return quit, nil
 }
 
 // serialPTY leads the serial port to a new pseudo-terminal.
@@ -331,42 +391,49 @@ func waitRead(tty *os.File) {
 	}
 }
 
-// serialStdio connects the serial port with the user's terminal, or with
-// whatever the standard streams are.
-func (b *boot) serialStdio(config *vmm.Config, table *fileTable) (<-chan struct{}, error) {
+// stdio gives the VM process the user's terminal, or whatever the standard streams
+// are. Input is nil without any.
+func (b *boot) stdio(table *fileTable) (input, output *vmm.File, quit <-chan struct{}, err error) {
 	out, ok := b.attach.Stdout.(*os.File)
 	if !ok {
-		return nil, errors.New("the serial port's output must be a file")
+		return nil, nil, nil, errors.New("the console's output must be a file")
 	}
-	output := table.lend(out)
-	config.Serial.Output = &output
+	o := table.lend(out)
 	if b.attach.Stdin == nil {
-		return nil, nil
+		return nil, &o, nil, nil
 	}
 	if !isTerminal(b.attach.Stdin) {
-		input := table.lend(b.attach.Stdin)
-		config.Serial.Input = &input
-		return nil, nil
+		i := table.lend(b.attach.Stdin)
+		return &i, &o, nil, nil
 	}
+	i, quit, err := b.keyboard(table)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return i, &o, quit, nil
+}
+
+// keyboard makes the user's terminal raw and passes on what is typed, but for
+// commands; quit is closed at the one to end the VM.
+func (b *boot) keyboard(table *fileTable) (*vmm.File, <-chan struct{}, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
-		return nil, fmt.Errorf("preparing the terminal: %w", err)
+		return nil, nil, fmt.Errorf("preparing the terminal: %w", err)
 	}
 	in, err := newInput(b.attach.Stdin)
 	if err != nil {
 		r.Close()
 		w.Close()
-		return nil, err
+		return nil, nil, err
 	}
 	restore, err := makeRaw(b.attach.Stdin)
 	if err != nil {
 		in.Close()
 		r.Close()
 		w.Close()
-		return nil, err
+		return nil, nil, err
 	}
 	input := table.add(r)
-	config.Serial.Input = &input
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -381,5 +448,5 @@ func (b *boot) serialStdio(config *vmm.Config, table *fileTable) (<-chan struct{
 		in.Close()
 		restore()
 	})
-	return quit, nil
+	return &input, quit, nil
 }

@@ -96,6 +96,42 @@ func TestBootOnTerminal(t *testing.T) {
 	}
 }
 
+// TestBootVirtioConsole: the terminal is the virtio console, which follows its size, and has what the serial port says
+// before.
+func TestBootVirtioConsole(t *testing.T) {
+	e := newTestEngine(t)
+	user, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pty.Setsize(tty, &pty.Winsize{Rows: 25, Cols: 80}); err != nil {
+		t.Fatal(err)
+	}
+	signals := make(chan os.Signal, 1)
+	s := &screen{when: "booted", do: func() {
+		if err := pty.Setsize(tty, &pty.Winsize{Rows: 50, Cols: 132}); err != nil {
+			t.Error(err)
+		}
+		signals <- unix.SIGWINCH
+		user.WriteString("ls\r")
+	}}
+	var wg sync.WaitGroup
+	wg.Go(func() { s.collect(user) })
+	c := bootTest(BootConfig{Console: ConsoleVirtio, Initrd: e.files.Kernel})
+	end, err := e.Boot(t.Context(), c, Attach{Stdin: tty, Stdout: tty, Terminal: tty, Signals: signals}, func(string) {})
+	if err != nil || end.Status != vmm.StatusReboot {
+		t.Errorf("%+v, %v", end, err)
+	}
+	tty.Close()
+	wg.Wait()
+	user.Close()
+	for _, want := range []string{"early\r\n", "terminal of 25x80", "console=hvc0 earlyprintk=ttyS0", "now of 50x132", `got "ls\r"`} {
+		if !strings.Contains(s.String(), want) {
+			t.Errorf("no %q on the screen: %q", want, s.String())
+		}
+	}
+}
+
 func TestBootSerialFile(t *testing.T) {
 	e := newTestEngine(t)
 	out := filepath.Join(t.TempDir(), "out")
@@ -140,6 +176,7 @@ func TestBootErrors(t *testing.T) {
 		"kernel: open":   func(c *BootConfig) { c.Kernel = dir + "/none" },
 		"not a kernel":   func(c *BootConfig) { c.Append = "fake=error" },
 		"without a word": func(c *BootConfig) { c.Append = "fake=crash" },
+		"ttyS0 or hvc0":  func(c *BootConfig) { c.Console = "vga" },
 		"CID 2":          func(c *BootConfig) { c.CID = 2 },
 	} {
 		c := base

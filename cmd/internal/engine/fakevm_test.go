@@ -41,7 +41,8 @@ func TestMain(m *testing.M) {
 type fake struct {
 	config  vmm.Config
 	control *os.File
-	behave  string // value of fake=
+	behave  string           // value of fake=
+	resized chan vmm.Command // new sizes of the console
 
 	mu      sync.Mutex
 	streams map[string]net.Conn
@@ -51,7 +52,7 @@ type fake struct {
 }
 
 func fakeVM() int {
-	f := &fake{control: os.NewFile(4, "control"), streams: map[string]net.Conn{}}
+	f := &fake{control: os.NewFile(4, "control"), streams: map[string]net.Conn{}, resized: make(chan vmm.Command, 16)}
 	f.came = sync.NewCond(&f.mu)
 	for fd := 3; fd < 32; fd++ {
 		syscall.CloseOnExec(fd) // the workload is a child here, and must not keep them
@@ -97,15 +98,35 @@ func fakeVM() int {
 }
 
 // serial is a bare VM: it greets, echoes a line, says what it was given, and
-// switches itself off.
+// switches itself off. If it has a virtio console, that is where; the serial port
+// then has the kernel's first message.
 func (f *fake) serial() int {
-	out, err := f.config.Serial.Output.Open(os.O_WRONLY)
+	input, output := f.config.Serial.Input, f.config.Serial.Output
+	if c := f.config.Console; c != nil {
+		early, err := output.Open(os.O_WRONLY)
+		if err != nil || input != nil {
+			return 1
+		}
+		fmt.Fprintf(early, "early\r\n")
+		input, output = c.Input, c.Output
+	}
+	out, err := output.Open(os.O_WRONLY)
 	if err != nil {
 		return 1
 	}
+	if c := f.config.Console; c != nil {
+		fmt.Fprintf(out, "terminal of %dx%d\r\n", c.Rows, c.Cols)
+	}
 	fmt.Fprintf(out, "booted %d disks, %q\r\n", len(f.config.Disks), f.config.CommandLine)
-	if f.config.Serial.Input != nil {
-		in, err := f.config.Serial.Input.Open(os.O_RDONLY)
+	if f.config.Console != nil {
+		size := <-f.resized
+		for size.Rows == f.config.Console.Rows {
+			size = <-f.resized
+		}
+		fmt.Fprintf(out, "now of %dx%d\r\n", size.Rows, size.Cols)
+	}
+	if input != nil {
+		in, err := input.Open(os.O_RDONLY)
 		if err != nil {
 			return 1
 		}
@@ -129,6 +150,10 @@ func (f *fake) event(e vmm.Event) {
 func (f *fake) commands() {
 	lines := bufio.NewScanner(f.control)
 	for lines.Scan() {
+		var c vmm.Command
+		if json.Unmarshal(lines.Bytes(), &c) == nil && c.Command == vmm.CommandResize {
+			f.resized <- c
+		}
 		if bytes.Contains(lines.Bytes(), []byte(`"stop"`)) && f.behave != "stubborn" {
 			f.event(vmm.Event{Event: "exit", Reason: vmm.ReasonStopped, Message: "stopped by the host", Console: "console of a stopped VM"})
 			f.killWorkload()

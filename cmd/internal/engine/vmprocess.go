@@ -164,7 +164,7 @@ const stopPatience = 2 * time.Second
 
 // stop ends the VM, by force if need be, and returns when the process is gone.
 func (p *vmProcess) stop() {
-	p.command("stop")
+	p.command(vmm.Command{Command: vmm.CommandStop})
 	timer := time.NewTimer(stopPatience)
 	defer timer.Stop()
 	select {
@@ -182,8 +182,8 @@ func (p *vmProcess) kill() {
 
 // command writes a command. There is nobody to tell of a failure: the process
 // has then ended, which done says.
-func (p *vmProcess) command(name string) {
-	line, err := json.Marshal(vmm.Command{Command: name})
+func (p *vmProcess) command(c vmm.Command) {
+	line, err := json.Marshal(c)
 	if err == nil {
 		_, _ = p.control.Write(append(line, '\n'))
 	}
