@@ -50,6 +50,11 @@ func helperPrograms() map[string]func() {
 			"get":      helperGet,
 			"ask":      helperAsk,
 			"port":     helperPort,
+			"disk":     helperDisk,
+			"echo":     helperEcho,
+			"answer":   helperAnswer,
+			"flood":    helperFlood,
+			"call":     helperCall,
 		}
 		if len(os.Args) < 2 || parts[os.Args[1]] == nil {
 			fmt.Fprintln(os.Stderr, "e2e: no such part")

@@ -469,3 +469,77 @@ func TestCloseDoesNotWaitForReader(t *testing.T) {
 	close(out.hold)
 	<-d.out.done
 }
+
+// Where the buffers of FuzzTerminal are: memory that no test allocates.
+const (
+	fuzzOut = 1 << 32
+	fuzzIn  = fuzzOut + 1<<20
+)
+
+// FuzzTerminal has a driver and a user do anything in any order: bytes out, bytes in, buffers of any size, sizes, emergency
+// writes, pauses and resets. A script is a sequence of operations of 3 bytes.
+func FuzzTerminal(f *testing.F) {
+	f.Add([]byte{0, 10, 0, 1, 20, 0, 2, 5, 0, 3, 1, 1, 4, 'x', 0, 5, 0, 0, 1, 20, 0, 2, 5, 0})
+	f.Add([]byte{2, 0xff, 0xff, 2, 0xff, 0xff, 1, 0xff, 0xff, 1, 0, 0, 6, 0, 0, 1, 1, 0})
+	f.Add([]byte{0, 0xff, 0xff, 0, 0xff, 0xff, 5, 0, 0, 0, 0xff, 0xff, 6, 0, 0, 0, 1, 0})
+	f.Fuzz(func(t *testing.T, script []byte) {
+		if len(script) > 3*64 {
+			return
+		}
+		out := newReader()
+		close(out.hold)
+		d := New(Config{Output: out})
+		s := suite
+		s.New = func(testing.TB) virtio.Device { return d }
+		drv := s.NewDriver(t)
+		drv.Start(drv.Offered())
+		sent, emergencies := 0, 0
+		for ; len(script) >= 3; script = script[3:] {
+			n := int(script[1]) | int(script[2])<<8
+			switch script[0] % 7 {
+			case 0:
+				r := drv.Rings[txQueue]
+				r.SetDesc(0, virtiotest.Desc{Addr: fuzzOut, Len: uint32(n)})
+				r.Offer(0)
+				r.Kick()
+				r.AwaitUsed()
+				sent += n
+			case 1:
+				r := drv.Rings[rxQueue]
+				r.SetDesc(uint16(n%rxQueueSize), virtiotest.Desc{Addr: fuzzIn, Len: uint32(n), Flags: virtiotest.WriteTo})
+				r.Offer(uint16(n % rxQueueSize))
+				r.Kick()
+			case 2:
+				if took := d.Feed(make([]byte, n)); took > min(n, inputLimit) {
+					t.Errorf("%d of %d bytes taken", took, n)
+				}
+			case 3:
+				d.Resize(uint16(script[1]), uint16(script[2]))
+			case 4:
+				drv.Write(virtiotest.RegConfig+configEmergWr, uint32(script[1]))
+				sent++
+				emergencies++
+			case 5:
+				if err := drv.Dev.Pause(); err != nil {
+					t.Fatal(err)
+				}
+				if err := drv.Dev.Resume(); err != nil {
+					t.Fatal(err)
+				}
+			case 6:
+				drv.Start(drv.Offered())
+			}
+			if drv.Status()&virtiotest.NeedsReset != 0 {
+				drv.Start(drv.Offered()) // a buffer was offered twice
+			}
+		}
+		if err := d.Close(virtiotest.Patience); err != nil {
+			t.Fatal(err)
+		}
+		// Emergency writes do not wait for room. What is missing is told.
+		dropped := int(d.Dropped())
+		if got := out.got.Len(); dropped > emergencies || got < sent-dropped || dropped == 0 && got != sent {
+			t.Errorf("%d bytes arrived and %d were dropped of %d, %d of them emergency writes", got, dropped, sent, emergencies)
+		}
+	})
+}

@@ -89,9 +89,10 @@ type Driver struct {
 }
 
 // NewDriver connects a new device to a driver. The device is closed at the end of the test.
-func (s Suite) NewDriver(t testing.TB) *Driver { return s.newDriver(t, NewMemory()) }
+func (s Suite) NewDriver(t testing.TB) *Driver { return s.NewDriverIn(t, NewMemory()) }
 
-func (s Suite) newDriver(t testing.TB, mem *Memory) *Driver {
+// NewDriverIn is NewDriver with memory that the test has made.
+func (s Suite) NewDriverIn(t testing.TB, mem *Memory) *Driver {
 	t.Helper()
 	d := &Driver{T: t, Mem: mem, Line: &Line{edge: make(chan struct{}, 1)}}
 	dev := s.New(t)

@@ -10,7 +10,7 @@ import (
 // hostileFlip has a second thread change descriptors, tables, headers and ring fields while requests are served (15).
 // The device may give up; it must not do anything else, and after a reset it works.
 func (s Suite) hostileFlip(t *testing.T) {
-	d := s.newDriver(t, NewMappedMemory(t))
+	d := s.NewDriverIn(t, NewMappedMemory(t))
 	rounds := 40
 	if testing.Short() {
 		rounds = 5

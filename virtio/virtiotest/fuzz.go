@@ -85,7 +85,7 @@ func (s Suite) FuzzRing(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		sc := &script{b}
-		d := s.newDriver(t, fuzzMemory())
+		d := s.NewDriverIn(t, fuzzMemory())
 		offered := all(d)
 		q := int(sc.byte()) % len(d.Rings)
 		features := offered
@@ -163,7 +163,7 @@ func (s Suite) FuzzRegisters(f *testing.F) {
 	}
 	f.Add(setUp)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		d := s.newDriver(t, fuzzMemory())
+		d := s.NewDriverIn(t, fuzzMemory())
 		for i := range d.Mem.Regions[0].Bytes {
 			d.Mem.Regions[0].Bytes[i] = byte(i * 7 >> 3)
 		}
