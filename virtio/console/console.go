@@ -185,6 +185,11 @@ func (d *Device) WriteConfig(off uint64, p []byte) {
 // Activate implements virtio.Device.
 func (d *Device) Activate(env virtio.Env) error {
 	d.env = env
+	for _, q := range env.Queues {
+		if q != nil && q.State().NextUsed != 0 {
+			d.listening.Store(true) // a driver that was at work before, in a machine that was saved
+		}
+	}
 	if q := env.Queue(txQueue); q != nil {
 		d.workers = append(d.workers, virtio.StartWorker(q, env.Interrupt, d.transmit))
 	}

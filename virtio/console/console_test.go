@@ -334,6 +334,20 @@ func TestTypedAhead(t *testing.T) {
 		drv.Reset()
 		d.Feed([]byte("a"))
 	}
+	// A driver whose queues have been used had a terminal in a machine that was saved.
+	drv.Start(drv.Offered())
+	send(drv, []byte("$ "), 1)
+	d.listening.Store(false) // as in a new device
+	if err := drv.Dev.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	if err := drv.Dev.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	saved := offer(drv, 10)
+	saved.Finish(drv.Rings[rxQueue].AwaitUsed())
+	drv.Reset()
+	d.Feed([]byte("a"))
 	// Without the feature it does not know better.
 	drv.Start(drv.Offered() &^ (1 << F_SIZE))
 	b := offer(drv, 10)

@@ -64,8 +64,9 @@ type BootEnd struct {
 }
 
 // Boot runs a bare VM until it ends. Its console is a's Stdin and Stdout unless
-// the serial port is it and leads elsewhere; note is told what the user must know, such as the name of
-// a pseudo-terminal. An error means that the VM did not run to an end of its own.
+// the serial port is it and leads elsewhere; note is told what the user must know,
+// such as the name of a pseudo-terminal. An error means that the VM did not run to
+// an end of its own.
 func (e *Engine) Boot(ctx context.Context, c BootConfig, a Attach, note func(string)) (BootEnd, error) {
 	if err := c.check(); err != nil {
 		return BootEnd{}, err
