@@ -165,8 +165,8 @@ type Console struct {
 const ConsoleTail = 64 << 10
 
 // What a guest can make its devices do, without a say in the configuration. The
-// burst of random bytes is far more than a boot takes. The balloon's work is counted
-// in pages: 4 GiB a second; given back page by page, which is seventeen times the
+// burst of random bytes is four thousand times what Linux asks for at once. The
+// balloon's work is counted in pages: 4 GiB a second; given back page by page, which is seventeen times the
 // price, that is 60,000 calls of madvise.
 const (
 	rngPerSecond     = 1 << 20
