@@ -2,10 +2,12 @@ package vmm
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/hullvm/hull/virtio/blk"
+	"github.com/hullvm/hull/virtio/net"
 )
 
 // File names a file by path or by a descriptor that the process already has.
@@ -126,9 +128,16 @@ type NIC struct {
 	MAC [6]byte `json:"mac"`
 	// MTU that the guest is told, 68 to 65535; 0 for none.
 	MTU int `json:"mtu,omitempty"`
-	// Socket is a Unix SOCK_SEQPACKET socket to the other end of the cable: each
-	// message is virtio-net's header and a frame.
-	Socket File `json:"socket"`
+	// Either Socket is a Unix SOCK_SEQPACKET socket to the other end of the cable:
+	// each message is virtio-net's header and a frame.
+	Socket *File `json:"socket,omitempty"`
+	// Or Tap has the queues of a tap interface, as network.OpenTap opens them, by
+	// descriptor: the guest gets as many queue pairs, at most net.MaxPairs.
+	Tap []File `json:"tap,omitempty"`
+
+	// RX limits what goes to the guest, TX what comes from it.
+	RX net.Limits `json:"rx,omitzero"`
+	TX net.Limits `json:"tx,omitzero"`
 }
 
 // Vsock is the socket device between guest and host.
@@ -167,5 +176,22 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("disk %d (%s): %w", i, d.ID, err)
 		}
 	}
+	for i, n := range c.NICs {
+		if err := n.validate(); err != nil {
+			return fmt.Errorf("network card %d: %w", i, err)
+		}
+	}
 	return nil
+}
+
+func (n *NIC) validate() error {
+	if (n.Socket == nil) == (len(n.Tap) == 0) {
+		return errors.New("needs either a socket or a tap interface")
+	}
+	for _, f := range n.Tap {
+		if f.FD == 0 {
+			return errors.New("the queues of a tap interface must be given by descriptor")
+		}
+	}
+	return errors.Join(n.RX.Validate(), n.TX.Validate())
 }

@@ -3,6 +3,7 @@ package net
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"testing"
 
@@ -119,7 +120,7 @@ var mac = [6]byte{2, 0, 0, 0, 0, 1}
 
 func device(t testing.TB, p *peer) *Device {
 	t.Helper()
-	d, err := New(Config{MAC: mac, MTU: 65520, Backend: p})
+	d, err := New(Config{MAC: mac, MTU: 65520, Backends: []Backend{p}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,12 +222,16 @@ func TestConfigSpace(t *testing.T) {
 }
 
 func TestNew(t *testing.T) {
+	one := []Backend{&peer{}}
 	for name, cfg := range map[string]Config{
 		"no backend":    {MAC: mac},
-		"no MAC":        {Backend: &peer{}},
-		"multicast MAC": {MAC: [6]byte{1}, Backend: &peer{}},
-		"small MTU":     {MAC: mac, MTU: MinMTU - 1, Backend: &peer{}},
-		"large MTU":     {MAC: mac, MTU: MaxMTU + 1, Backend: &peer{}},
+		"no MAC":        {Backends: one},
+		"multicast MAC": {MAC: [6]byte{1}, Backends: one},
+		"small MTU":     {MAC: mac, MTU: MinMTU - 1, Backends: one},
+		"large MTU":     {MAC: mac, MTU: MaxMTU + 1, Backends: one},
+		"many pairs":    {MAC: mac, Backends: slices.Repeat(one, MaxPairs+1)},
+		"missing pair":  {MAC: mac, Backends: []Backend{&peer{}, nil}},
+		"bad limit":     {MAC: mac, Backends: one, RX: Limits{Bytes: virtio.Rate{Burst: 1}}},
 	} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("%s: no error", name)
@@ -238,6 +243,8 @@ func TestFeatureDependencies(t *testing.T) {
 	d := device(t, &peer{offloads: allOffloads})
 	for f, ok := range map[uint64]bool{
 		0: true, 1 << F_CSUM: true, 1<<F_CSUM | 1<<F_HOST_TSO4: true, 1<<F_GUEST_CSUM | 1<<F_GUEST_TSO6: true,
+		1<<F_CTRL_VQ | 1<<F_MQ: true, 1<<F_CSUM | 1<<F_HOST_TSO6 | 1<<F_HOST_ECN: true, 1<<F_CSUM | 1<<F_HOST_USO: true,
+		1 << F_MQ: false, 1<<F_CSUM | 1<<F_HOST_ECN: false, 1<<F_GUEST_CSUM | 1<<F_GUEST_ECN: false, 1 << F_HOST_USO: false, 1 << F_GUEST_USO4: false,
 		1 << F_HOST_TSO4: false, 1 << F_HOST_TSO6: false, 1 << F_GUEST_TSO4: false, 1<<F_GUEST_TSO6 | 1<<F_CSUM: false,
 	} {
 		if err := d.CheckFeatures(f); (err == nil) != ok {
@@ -269,7 +276,12 @@ func TestHeaderFromDriver(t *testing.T) {
 		{"segments without checksum", Header{GSOType: GSOTCPv4, GSOSize: 1}, full, Header{}, false},
 		{"segments not negotiated", Header{Flags: HdrNeedsCSum, GSOType: GSOTCPv4, GSOSize: 1}, 1 << F_CSUM, Header{}, false},
 		{"unknown kind of segments", Header{Flags: HdrNeedsCSum, GSOType: 3, GSOSize: 1}, full, Header{}, false},
-		{"ECN was not offered", Header{Flags: HdrNeedsCSum, GSOType: 0x80 | GSOTCPv4, GSOSize: 1}, full, Header{}, false},
+		{"congestion marks", Header{Flags: HdrNeedsCSum, GSOType: GSOECN | GSOTCPv4, GSOSize: 1}, full, Header{Flags: HdrNeedsCSum, GSOType: GSOECN | GSOTCPv4, GSOSize: 1}, true},
+		{"congestion marks not negotiated", Header{Flags: HdrNeedsCSum, GSOType: GSOECN | GSOTCPv4, GSOSize: 1}, full &^ (1 << F_HOST_ECN), Header{}, false},
+		{"congestion marks alone", Header{Flags: HdrNeedsCSum, GSOType: GSOECN, GSOSize: 1}, full, Header{}, false},
+		{"congestion marks on UDP", Header{Flags: HdrNeedsCSum, GSOType: GSOECN | GSOUDP, GSOSize: 1}, full, Header{}, false},
+		{"segments of UDP", Header{Flags: HdrNeedsCSum, GSOType: GSOUDP, GSOSize: 1400}, full, Header{Flags: HdrNeedsCSum, GSOType: GSOUDP, GSOSize: 1400}, true},
+		{"segments of UDP not negotiated", Header{Flags: HdrNeedsCSum, GSOType: GSOUDP, GSOSize: 1400}, full &^ (1 << F_HOST_USO), Header{}, false},
 	} {
 		h := tt.in
 		if ok := h.fromDriver(tt.features, n); ok != tt.ok {

@@ -87,7 +87,7 @@ func TestNewNetworkCleansUp(t *testing.T) {
 	}}
 	table := &fileTable{}
 	defer table.close()
-	if _, err := newNetwork(context.Background(), &c, "h", table); err == nil || !strings.Contains(err.Error(), "already allocated") {
+	if _, err := newNetwork(context.Background(), &c, "h", 1, table); err == nil || !strings.Contains(err.Error(), "already allocated") {
 		t.Errorf("a port that is taken: %v", err)
 	}
 	again, err := net.Listen("tcp", other)
@@ -97,7 +97,7 @@ func TestNewNetworkCleansUp(t *testing.T) {
 	again.Close()
 
 	c.Ports = []PortBinding{{Host: netip.MustParseAddrPort("127.0.0.1:0"), Container: 80, Protocol: "udp"}}
-	n, err := newNetwork(context.Background(), &c, "h", table)
+	n, err := newNetwork(context.Background(), &c, "h", 1, table)
 	if err != nil {
 		t.Fatal(err)
 	}
