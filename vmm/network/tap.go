@@ -173,7 +173,7 @@ func (t *Tap) Receive(header *[headerSize]byte, frame [][]byte) (int, error) {
 		t.look.rearm()
 		return 0, nil
 	case unix.EBADFD:
-		return 0, nil // detached, or the interface is gone: nothing comes any more
+		return 0, nil // the interface is gone: nothing comes any more
 	}
 	return 0, fmt.Errorf("tap interface %s: receiving: %w", t.f.Name(), errno)
 }
