@@ -45,10 +45,12 @@ func helperPrograms() map[string]func() {
 			"sums":     helperSums,
 			"vmlinux":  helperVmlinux,
 			"memory":   helperMemory,
+			"outside":  helperOutside,
 			"serve":    helperServe,
 			"numbered": helperNumbered,
 			"get":      helperGet,
 			"ask":      helperAsk,
+			"crowd":    helperCrowd,
 			"port":     helperPort,
 		}
 		if len(os.Args) < 2 || parts[os.Args[1]] == nil {

@@ -48,7 +48,8 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 	table.lend(r.lock.file)
 	config, err := r.vmConfig(files, table)
 	if err == nil {
-		r.network, err = newNetwork(ctx, &r.record.Config.NetworkConfig, r.record.hostname(), config.CPUs, table)
+		r.network, err = newNetwork(ctx, &r.record.Config.NetworkConfig,
+			networkGuest{hostname: r.record.hostname(), cpus: config.CPUs, note: r.attach.Note}, table)
 	}
 	if err != nil {
 		table.close()

@@ -223,12 +223,22 @@ type guestNetwork struct {
 	done chan error
 }
 
+// networkGuest is who is given a network.
+type networkGuest struct {
+	hostname string
+	cpus     int
+	// bare says that nobody but its own kernel and programs set the guest up.
+	bare bool
+	// note is told what the user must know; nil if there is nobody to tell.
+	note func(string)
+}
+
 // newNetwork makes the network that c asks for, or nil for none. The VM's end goes to table.
-func newNetwork(ctx context.Context, c *NetworkConfig, hostname string, cpus int, table *fileTable) (n *guestNetwork, err error) {
+func newNetwork(ctx context.Context, c *NetworkConfig, guest networkGuest, table *fileTable) (n *guestNetwork, err error) {
 	if tap, ok := c.tap(); ok {
-		n, err = newTapNetwork(c, tap, cpus, table)
+		n, err = newTapNetwork(c, tap, guest.cpus, table)
 	} else if c.Network == NetworkUser {
-		n, err = newUserNetwork(ctx, c, hostname, table)
+		n, err = newUserNetwork(ctx, c, guest, table)
 	}
 	if n == nil || err != nil {
 		return nil, err
@@ -256,8 +266,11 @@ func newTapNetwork(c *NetworkConfig, name string, cpus int, table *fileTable) (*
 }
 
 // newUserNetwork makes a user-mode network, which lives in this process.
-func newUserNetwork(ctx context.Context, c *NetworkConfig, hostname string, table *fileTable) (_ *guestNetwork, err error) {
-	config := usernet.UserConfig{DNS: hostResolvers(), Hostname: hostname}
+func newUserNetwork(ctx context.Context, c *NetworkConfig, guest networkGuest, table *fileTable) (_ *guestNetwork, err error) {
+	config := usernet.UserConfig{DNS: hostResolvers(), Hostname: guest.hostname, Advertise: guest.bare}
+	if guest.note != nil {
+		config.Failed = func(err error) { guest.note(err.Error()) }
+	}
 	defer func() {
 		if err != nil {
 			for _, p := range config.Publish {
