@@ -442,3 +442,49 @@ func TestPauseKeepsFrames(t *testing.T) {
 	}
 	checkReceived(t, sent[0].Answer(), int(n), frame(100, 1))
 }
+
+// Whatever a driver writes before a frame, what is left of it fits the frame and what was negotiated, and is left alone
+// when it comes once more.
+func FuzzHeader(f *testing.F) {
+	for _, h := range []Header{
+		{}, {Flags: HdrNeedsCSum, GSOType: GSOTCPv4, GSOSize: 1448, CSumStart: 34, CSumOffset: 16, HdrLen: 54},
+		{Flags: 255, GSOType: 255, GSOSize: 65535, CSumStart: 65535, CSumOffset: 65535, HdrLen: 65535, NumBuffers: 65535},
+		{Flags: HdrNeedsCSum, GSOType: GSOTCPv6 | GSOECN, GSOSize: 1}, {Flags: HdrDataValid, GSOType: GSOUDP, GSOSize: 100},
+	} {
+		var raw [HeaderSize]byte
+		h.Encode(&raw)
+		f.Add(raw[:], uint64(allOffloads), uint16(60))
+		f.Add(raw[:], uint64(1<<F_CSUM|1<<F_GUEST_CSUM), uint16(65535))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, features uint64, n uint16) {
+		var raw, back [HeaderSize]byte
+		copy(raw[:], b)
+		var in, h Header
+		in.Decode(&raw)
+		if in.Encode(&back); back != raw {
+			t.Fatalf("%x encodes as %x", raw, back)
+		}
+		if h = in; h.fromDriver(features, int(n)) {
+			csum := h.Flags&HdrNeedsCSum != 0
+			switch {
+			case h.Flags&^HdrNeedsCSum != 0 || h.HdrLen != 0 || h.NumBuffers != 0:
+				t.Errorf("%+v: fields that are not the driver's: %+v", in, h)
+			case csum && (features&(1<<F_CSUM) == 0 || int(h.CSumStart)+int(h.CSumOffset)+2 > int(n)):
+				t.Errorf("%+v: a checksum outside of %d bytes: %+v", in, n, h)
+			case h.GSOType != GSONone && (!csum || h.GSOSize == 0 || features&(1<<F_HOST_TSO4|1<<F_HOST_TSO6|1<<F_HOST_USO) == 0):
+				t.Errorf("%+v: segments: %+v", in, h)
+			}
+			if again := h; !again.fromDriver(features, int(n)) || again != h {
+				t.Errorf("%+v becomes %+v the second time", h, again)
+			}
+		}
+		if h = in; h.toDriver(features, int(n)) {
+			switch {
+			case features&(1<<F_GUEST_CSUM) == 0 && h.Flags != 0:
+				t.Errorf("%+v: a checksum for a guest that takes none: %+v", in, h)
+			case h.GSOType != GSONone && features&(1<<F_GUEST_TSO4|1<<F_GUEST_TSO6|1<<F_GUEST_USO4|1<<F_GUEST_USO6) == 0:
+				t.Errorf("%+v: segments for a guest that takes none: %+v", in, h)
+			}
+		}
+	})
+}
