@@ -16,6 +16,10 @@ const (
 	ctrlErr = 1 // VIRTIO_NET_ERR
 )
 
+// ctrlRate bounds the commands in a second: what they make the host's kernel do is done under a lock that all of its
+// networks share.
+const ctrlRate = 500
+
 // control returns the control queue, which comes after the last of the pairs that were negotiated (5.1.2); nil if there
 // is none.
 func (d *Device) control() *virtio.Queue {
@@ -32,6 +36,10 @@ func (d *Device) obey(w *virtio.Worker) error {
 		c, err := q.Pop()
 		if c == nil || err != nil {
 			return err
+		}
+		if !w.Throttle(virtio.Cost{Limiter: d.commands, Tokens: 1}) {
+			q.Unpop(c)
+			return nil
 		}
 		if c.Writable.Len() == 0 { // nobody would learn what has become of it
 			q.Push(c, 0)

@@ -131,6 +131,8 @@ type Device struct {
 	tx    direction // from the guest
 	up    atomic.Bool
 
+	commands *virtio.Limiter // on the control queue
+
 	// From Activate to Deactivate. used is the driver's choice, which lasts until a reset.
 	env  virtio.Env
 	ctrl *virtio.Worker
@@ -162,7 +164,7 @@ func New(cfg Config) (*Device, error) {
 	if err := errors.Join(cfg.RX.Validate(), cfg.TX.Validate()); err != nil {
 		return bad("%v", err)
 	}
-	d := &Device{cfg: cfg, used: 1}
+	d := &Device{cfg: cfg, used: 1, commands: virtio.NewLimiter(virtio.Rate{PerSecond: ctrlRate, Burst: ctrlRate})}
 	d.up.Store(true)
 	d.rx.limit(cfg.RX)
 	d.tx.limit(cfg.TX)

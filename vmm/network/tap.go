@@ -35,7 +35,8 @@ type Tap struct {
 	fd       int
 	first    bool // the queue by which the interface is told what the guest takes
 	attached bool
-	features uint64
+	features uint64 // that can be offered
+	offload  int    // what the interface was told last, by the first queue
 	look     lookout
 	out      outbox
 	in       inbox
@@ -120,8 +121,11 @@ func (t *Tap) Start(features uint64, ready func()) error {
 		if uso := uint64(featureGuestUSO4 | featureGuestUSO6); features&uso == uso {
 			flags |= unix.TUN_F_USO4 | unix.TUN_F_USO6
 		}
-		if err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, flags); err != nil {
-			return fmt.Errorf("tap interface %s: %w", t.f.Name(), os.NewSyscallError("TUNSETOFFLOAD", err))
+		if flags != t.offload {
+			if err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, flags); err != nil {
+				return fmt.Errorf("tap interface %s: %w", t.f.Name(), os.NewSyscallError("TUNSETOFFLOAD", err))
+			}
+			t.offload = flags
 		}
 	}
 	return t.look.begin(ready)

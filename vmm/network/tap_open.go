@@ -65,8 +65,7 @@ func OpenTap(name string, queues int) (_ *TapFiles, err error) {
 	defer unix.Close(ctl)
 	_, err = askInterface(ctl, unix.SIOCGIFINDEX, name)
 	exists := err == nil
-	// One with several queues would take further users.
-	if carrier, _ := os.ReadFile("/sys/class/net/" + name + "/carrier"); exists && strings.HasPrefix(string(carrier), "1") {
+	if exists && inUse(name) {
 		return nil, errTapBusy
 	}
 	t := &TapFiles{}
@@ -108,6 +107,17 @@ func OpenTap(name string, queues int) (_ *TapFiles, err error) {
 		return nil, fmt.Errorf("setting it up: %w", err)
 	}
 	return t, nil
+}
+
+// inUse tells whether somebody has a tap interface open, as far as it shows: one with several queues would take further
+// users.
+func inUse(name string) bool {
+	dir := "/sys/class/net/" + name
+	if _, err := os.Stat(dir + "/tun_flags"); err != nil {
+		return false // not a tap
+	}
+	carrier, err := os.ReadFile(dir + "/carrier") // not to be read while the interface is down
+	return err == nil && strings.HasPrefix(string(carrier), "1")
 }
 
 func askInterface(ctl int, request uint, name string) (*unix.Ifreq, error) {
