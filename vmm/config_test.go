@@ -7,7 +7,15 @@ import (
 
 	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/virtio/net"
+	"github.com/hullvm/hull/vmm/network"
 )
+
+// Whoever opens a tap does not know the device.
+func TestTapQueuesFitTheDevice(t *testing.T) {
+	if network.MaxQueues != net.MaxPairs {
+		t.Errorf("a tap is opened with up to %d queues, a card has up to %d pairs", network.MaxQueues, net.MaxPairs)
+	}
+}
 
 func TestValidateNIC(t *testing.T) {
 	socket := &File{FD: 5}

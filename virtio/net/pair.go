@@ -74,7 +74,7 @@ func (p *pair) transmit(w *virtio.Worker) error {
 		if c == nil || err != nil {
 			return err
 		}
-		n := max(c.Readable.Len()-HeaderSize, 0)
+		n := min(max(c.Readable.Len()-HeaderSize, 0), maxFrame) // what is longer is dropped
 		if !w.Throttle(virtio.Cost{Limiter: tx.byBytes, Tokens: uint64(n)}, virtio.Cost{Limiter: tx.byFrames, Tokens: 1}) {
 			q.Unpop(c)
 			return nil

@@ -383,11 +383,11 @@ func TestTapQueues(t *testing.T) {
 	}
 }
 
-func TestOpenTapRefuses(t *testing.T) {
+func TestOpenTap(t *testing.T) {
 	inNamespace(t, func() {
-		attach := func(name string, flags netlink.TuntapFlag, mode netlink.TuntapMode) {
+		persistent := func(name string, flags netlink.TuntapFlag, mode netlink.TuntapMode, owner uint32) {
 			t.Helper()
-			link := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: mode, Flags: flags | netlink.TUNTAP_NO_PI, Queues: 1}
+			link := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: mode, Flags: flags | netlink.TUNTAP_NO_PI, Queues: 1, Owner: owner}
 			if err := netlink.LinkAdd(link); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
@@ -395,9 +395,10 @@ func TestOpenTapRefuses(t *testing.T) {
 				f.Close()
 			}
 		}
-		attach("tun0", 0, netlink.TUNTAP_MODE_TUN)
-		attach("tap0", 0, netlink.TUNTAP_MODE_TAP)
-		attach("tap1", netlink.TUNTAP_MULTI_QUEUE, netlink.TUNTAP_MODE_TAP)
+		persistent("tun0", 0, netlink.TUNTAP_MODE_TUN, 0)
+		persistent("tap0", 0, netlink.TUNTAP_MODE_TAP, 0)
+		persistent("tap1", netlink.TUNTAP_MULTI_QUEUE, netlink.TUNTAP_MODE_TAP, 0)
+		persistent("theirs", netlink.TUNTAP_MULTI_QUEUE, netlink.TUNTAP_MODE_TAP, 1000)
 		for _, name := range []string{"lo", "tap0", "tap1"} {
 			link, err := netlink.LinkByName(name)
 			if err == nil {
@@ -455,6 +456,14 @@ func TestOpenTapRefuses(t *testing.T) {
 		}
 		// An ordinary user may have what is theirs, and hears what is not.
 		if err := asUser(1000, func() {
+			if tap, err := OpenTap("theirs", 2); err != nil {
+				t.Errorf("an ordinary user's own tap: %v", err)
+			} else {
+				if _, err := NewTap(tap.Queues...); err != nil {
+					t.Error(err)
+				}
+				tap.Close()
+			}
 			for name, want := range map[string]string{"tap0": "belongs to somebody else", "fresh": "needs root"} {
 				if tap, err := OpenTap(name, 1); err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("%s as an ordinary user: %v, want %q", name, err, want)
