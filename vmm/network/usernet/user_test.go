@@ -120,30 +120,6 @@ func TestTCPRefused(t *testing.T) {
 	}
 }
 
-func TestReset(t *testing.T) {
-	_, guest := network(t, UserConfig{})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	conn, err := dial(t, guest, example, portOf(l.Addr()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	server, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = server.(*net.TCPConn).SetLinger(0)
-	server.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("reading from a connection that was reset: %v", err)
-	}
-}
-
 func TestPolicy(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"1.1.1.1": true, "10.0.3.1": true, "192.168.1.1": true, "2606:4700::1111": true, "fd12::1": true, "::ffff:1.1.1.1": true,
@@ -329,101 +305,6 @@ func TestPublish(t *testing.T) {
 		}
 		c.Close()
 	}
-}
-
-// published is a network whose guest listens at port 80, and the address of this host that leads there.
-func published(t testing.TB, change func(*User)) (server *gonet.TCPListener, addr string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	u, guest := network(t, UserConfig{Publish: []Publish{{Socket: file(t, l.(*net.TCPListener)), Port: 80}}})
-	change(u)
-	l.Close()
-	if server, err = gonet.ListenTCP(guest, full(Guest4, 80), ipv4.ProtocolNumber); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Close() })
-	return server, l.Addr().String()
-}
-
-// checkReset checks that reading from c says that it was reset.
-func checkReset(t testing.TB, c net.Conn) {
-	t.Helper()
-	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
-	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) || !strings.Contains(err.Error(), "reset") {
-		t.Errorf("reading from a connection that was reset: %v", err)
-	}
-}
-
-// A reset of either end of a published connection is one for the other.
-func TestPublishedReset(t *testing.T) {
-	server, addr := published(t, func(*User) {})
-	for _, byGuest := range []bool{false, true} {
-		host, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer host.Close()
-		guest, err := server.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer guest.Close()
-		if got := make([]byte, 1); !byGuest {
-			if _, err := host.Write([]byte("x")); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := io.ReadFull(guest, got); err != nil {
-				t.Fatal(err)
-			}
-			_ = host.(*net.TCPConn).SetLinger(0)
-			host.Close()
-			checkReset(t, guest)
-			continue
-		}
-		// What the guest has not read when it closes makes a reset of that.
-		if _, err := host.Write([]byte("unread")); err != nil {
-			t.Fatal(err)
-		}
-		_ = guest.SetReadDeadline(time.Now().Add(20 * time.Second))
-		if _, err := io.ReadFull(guest, make([]byte, 1)); err != nil {
-			t.Fatal(err)
-		}
-		guest.Close()
-		checkReset(t, host)
-	}
-}
-
-// A guest that has forgotten a connection without a word does not keep it here for ever.
-func TestKeepAlive(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	u, guest := network(t, UserConfig{})
-	u.keepAlive = keepAlive{idle: 600 * time.Millisecond, interval: 600 * time.Millisecond, count: 2} // a stack answers to two in a second
-	conn, err := dial(t, guest, example, portOf(l.Addr()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	server, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	// Alive, it answers: longer than it would take to be given up.
-	_ = server.SetReadDeadline(time.Now().Add(2500 * time.Millisecond))
-	if _, err := server.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("an idle connection: %v", err)
-	}
-	if err := guest.RemoveNIC(nic); err != nil {
-		t.Fatal(err)
-	}
-	checkReset(t, server)
 }
 
 // A published UDP socket that fails for good is given up with a reason, and without spinning.
