@@ -182,7 +182,7 @@ func TestNoAllocation(t *testing.T) {
 			for _, size := range frameSizes {
 				c.load(device.Header{}, testFrame(size, 1))
 				message := append(make([]byte, c.prefix), testFrame(size, 2)...)
-				if n := testing.AllocsPerRun(200, func() {
+				if n := testing.AllocsPerRun(50, func() {
 					c.send()
 					c.receive(message)
 				}); n >= 1 {
