@@ -140,6 +140,18 @@ type NIC struct {
 	TX net.Limits `json:"tx,omitzero"`
 }
 
+func (n *NIC) validate() error {
+	if (n.Socket == nil) == (len(n.Tap) == 0) {
+		return errors.New("needs either a socket or a tap interface")
+	}
+	for _, f := range n.Tap {
+		if f.FD == 0 {
+			return errors.New("the queues of a tap interface must be given by descriptor")
+		}
+	}
+	return errors.Join(n.RX.Validate(), n.TX.Validate())
+}
+
 // Vsock is the socket device between guest and host.
 type Vsock struct {
 	CID  uint32 `json:"cid"`  // of the guest, 3 or more
@@ -182,16 +194,4 @@ func (c *Config) Validate() error {
 		}
 	}
 	return nil
-}
-
-func (n *NIC) validate() error {
-	if (n.Socket == nil) == (len(n.Tap) == 0) {
-		return errors.New("needs either a socket or a tap interface")
-	}
-	for _, f := range n.Tap {
-		if f.FD == 0 {
-			return errors.New("the queues of a tap interface must be given by descriptor")
-		}
-	}
-	return errors.Join(n.RX.Validate(), n.TX.Validate())
 }
