@@ -2,11 +2,13 @@ package vmm
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/virtio/blk"
+	"github.com/hullvm/hull/virtio/net"
 )
 
 // File names a file by path or by a descriptor that the process already has.
@@ -132,9 +134,28 @@ type NIC struct {
 	MAC [6]byte `json:"mac"`
 	// MTU that the guest is told, 68 to 65535; 0 for none.
 	MTU int `json:"mtu,omitempty"`
-	// Socket is a Unix SOCK_SEQPACKET socket to the other end of the cable: each
-	// message is virtio-net's header and a frame.
-	Socket File `json:"socket"`
+	// Either Socket is a Unix SOCK_SEQPACKET socket to the other end of the cable:
+	// each message is virtio-net's header and a frame.
+	Socket *File `json:"socket,omitempty"`
+	// Or Tap has the queues of a tap interface, as network.OpenTap opens them, by
+	// descriptor: the guest gets as many queue pairs, at most net.MaxPairs.
+	Tap []File `json:"tap,omitempty"`
+
+	// RX limits what goes to the guest, TX what comes from it.
+	RX net.Limits `json:"rx,omitzero"`
+	TX net.Limits `json:"tx,omitzero"`
+}
+
+func (n *NIC) validate() error {
+	if (n.Socket == nil) == (len(n.Tap) == 0) {
+		return errors.New("needs either a socket or a tap interface")
+	}
+	for _, f := range n.Tap {
+		if f.FD == 0 {
+			return errors.New("the queues of a tap interface must be given by descriptor")
+		}
+	}
+	return errors.Join(n.RX.Validate(), n.TX.Validate())
 }
 
 // Vsock is the socket device between guest and host.
@@ -196,6 +217,11 @@ func (c *Config) Validate() error {
 	for i, d := range c.Disks {
 		if err := d.validate(); err != nil {
 			return fmt.Errorf("disk %d (%s): %w", i, d.ID, err)
+		}
+	}
+	for i, n := range c.NICs {
+		if err := n.validate(); err != nil {
+			return fmt.Errorf("network card %d: %w", i, err)
 		}
 	}
 	return nil

@@ -58,19 +58,36 @@ func (m *Machine) virtioDevices() []virtioDevice {
 	return list
 }
 
-// nic makes a network card, whose socket Close closes.
+// nic makes a network card, whose socket or tap Close closes.
 func (m *Machine) nic(cfg NIC) (virtio.Device, error) {
-	f, err := cfg.Socket.Open(os.O_RDWR)
+	backends, err := m.backends(cfg)
 	if err != nil {
 		return nil, err
 	}
-	socket, err := network.NewSocket(f)
-	if err != nil {
-		f.Close()
-		return nil, err
+	return net.New(net.Config{MAC: cfg.MAC, MTU: cfg.MTU, Backends: backends, RX: cfg.RX, TX: cfg.TX})
+}
+
+func (m *Machine) backends(cfg NIC) (list []net.Backend, err error) {
+	named := cfg.Tap
+	if cfg.Socket != nil {
+		named = []File{*cfg.Socket}
 	}
-	m.closing(socket.Close)
-	return net.New(net.Config{MAC: cfg.MAC, MTU: cfg.MTU, Backend: socket})
+	files := make([]*os.File, len(named))
+	for i, n := range named {
+		if files[i], err = n.Open(os.O_RDWR); err != nil {
+			return nil, err
+		}
+		m.closing(files[i].Close)
+	}
+	if cfg.Socket != nil {
+		socket, err := network.NewSocket(files[0])
+		return []net.Backend{socket}, err
+	}
+	taps, err := network.NewTap(files...)
+	for _, t := range taps {
+		list = append(list, t)
+	}
+	return list, err
 }
 
 // vsock makes the socket device, whose host end listens until Close.

@@ -86,7 +86,7 @@ func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.StringArrayVar(&f.ulimits, "ulimit", nil, "Set a resource `limit`: name=soft[:hard]")
 	flags.StringArrayVar(&f.addHosts, "add-host", nil, "Add a line to /etc/hosts: `name:address`")
 	f.network.register(flags, engine.NetworkUser)
-	flags.StringArrayVar(&f.network.dns, "dns", nil, "Ask this name server: an `address`, instead of the host's")
+	f.network.registerContainer(flags)
 	flags.StringArrayVar(&f.disks, "disk", nil, diskHelp+"; the first is /dev/vdc")
 	flags.StringVar(&f.stopSignal, "stop-signal", "", "`Signal` that asks the container to stop")
 	flags.StringVar(&f.pull, "pull", pullMissing, "Pull the image before running: always, missing or never")

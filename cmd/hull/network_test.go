@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -10,8 +11,10 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // outside is an address of this host that is not the loopback's, so that containers may reach it. On a host
@@ -37,14 +40,27 @@ func outside() (net.IP, error) {
 // numbered are n bytes that are always the same.
 func numbered(n int64) io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{1}), n) }
 
+// helperOutside prints an address of this host that containers reach.
+func helperOutside([]string) error {
+	ip, err := outside()
+	if err == nil {
+		fmt.Println(ip)
+	}
+	return err
+}
+
 // helperServe serves HTTP until it is killed, and prints its address: /N is N bytes, and a POST is answered with
-// the SHA-256 of what was sent.
-func helperServe([]string) error {
+// the SHA-256 of what was sent: serve [ADDRESS]
+func helperServe(args []string) error {
 	ip, err := outside()
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(ip.String(), "0"))
+	address := net.JoinHostPort(ip.String(), "0")
+	if len(args) > 0 {
+		address = args[0]
+	}
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
@@ -92,6 +108,59 @@ func helperGet(args []string) error {
 	defer response.Body.Close()
 	_, err = io.Copy(os.Stdout, response.Body)
 	return err
+}
+
+// helperCrowd opens many connections to a server that echoes, keeps them open, and then has each answered; or
+// asks for the reset of each: crowd ADDRESS N [reset]
+func helperCrowd(args []string) error {
+	if err := usage(args, 2, "crowd ADDRESS N [reset]"); err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	conns := make([]net.Conn, n)
+	for i := range conns {
+		if conns[i], err = net.DialTimeout("tcp", args[0], patience); err != nil {
+			return fmt.Errorf("connection %d: %w", i, err)
+		}
+		defer conns[i].Close()
+	}
+	reset := len(args) > 2
+	errs := make(chan error, n)
+	for i, c := range conns {
+		go func() {
+			question := fmt.Sprintf("question %d", i)
+			if reset {
+				question = "reset"
+			}
+			_ = c.SetDeadline(time.Now().Add(patience))
+			_, err := io.WriteString(c, question)
+			answer := make([]byte, len(question))
+			if err == nil {
+				_, err = io.ReadFull(c, answer)
+			}
+			switch {
+			case reset && errors.Is(err, unix.ECONNRESET):
+				err = nil
+			case err == nil && (reset || string(answer) != question):
+				err = fmt.Errorf("the answer is %q", answer)
+			}
+			errs <- err
+		}()
+	}
+	for range conns {
+		if err := <-errs; err != nil {
+			return err
+		}
+	}
+	what := "answers"
+	if reset {
+		what = "resets"
+	}
+	fmt.Printf("%d %s\n", n, what)
+	return nil
 }
 
 // helperAsk sends a datagram and prints the answer: ask ADDRESS TEXT

@@ -94,7 +94,9 @@ func runContainer(a *app, cmd *cobra.Command, flags *runFlags, args []string) (s
 			return 0, fmt.Errorf("writing the container's ID: %w", err)
 		}
 	}
-	attach := engine.Attach{Stdout: a.stdout, Stderr: a.stderr, Signals: signals}
+	attach := engine.Attach{Stdout: a.stdout, Stderr: a.stderr, Signals: signals, Note: func(text string) {
+		fmt.Fprintf(a.stderr, "hull run: %s\r\n", text) // the terminal may be raw
+	}}
 	if flags.interactive {
 		attach.Stdin = a.stdin
 	}

@@ -1,9 +1,12 @@
-// Package net is the network device (VIRTIO 1.2, section 5.1): one pair of queues between a driver in the guest and a
-// Backend, the host's end of the cable.
+// Package net is the network device (VIRTIO 1.2, section 5.1): pairs of queues between a driver in the guest and a
+// Backend for each, the host's end of the cable.
 //
 // Frames stay in guest memory: a Backend is given the pieces, and reads or fills them with one system call or copy.
 // Only the header before a frame is looked at here, as a copy, and only what was negotiated of it reaches the other
 // side (header.go).
+//
+// Read in this order: net.go (the device), pair.go (out of the guest), receive.go (into it), control.go (how many pairs
+// there are).
 package net
 
 import (
@@ -16,15 +19,18 @@ import (
 	"github.com/hullvm/hull/virtio"
 )
 
-// Queues (5.1.2).
+// Queues (5.1.2): receiveq1, transmitq1, receiveq2, … and after the last pair the control queue.
 const (
 	rxQueue = iota
 	txQueue
-	queueCount
+	pairQueues
 )
 
 const (
 	queueSize = 256
+
+	// MaxPairs is the most queue pairs of one device.
+	MaxPairs = 8
 
 	// MinMTU and MaxMTU bound Config.MTU (5.1.4.1).
 	MinMTU = 68
@@ -42,10 +48,10 @@ const (
 	statusLinkUp = 1 // VIRTIO_NET_S_LINK_UP
 )
 
-// Backend is the host's end of the cable. Send and Receive are called from one goroutine each, never before Start and
-// never after Stop has returned.
+// Backend is the host's end of one queue pair. Send and Receive are called from one goroutine each, never before Start
+// and never after Stop has returned.
 type Backend interface {
-	// Offloads are feature bits, of F_CSUM to F_HOST_TSO6, that the backend can live with.
+	// Offloads are feature bits, of F_CSUM to F_HOST_ECN and F_GUEST_USO4 to F_HOST_USO, that the backend can live with.
 	Offloads() uint64
 
 	// Start tells which of the bits were negotiated. From now on the backend calls ready, which never blocks, from
@@ -69,15 +75,32 @@ type Backend interface {
 	Drop()
 }
 
+// Switched is a Backend that must know whether the driver uses its pair: one that is off gets no frames for the guest.
+type Switched interface {
+	// Attach is called between Start and Stop. Nobody calls Receive while a pair is attached, nor until it is.
+	Attach(on bool) error
+}
+
 // Config is what makes a Device.
 type Config struct {
 	// MAC is the guest's address. It must not be a multicast one.
 	MAC [6]byte
 	// MTU that the guest is told, from MinMTU to MaxMTU; 0 for none.
 	MTU int
-	// Backend is the host's end.
-	Backend Backend
+	// Backends are the host's ends, 1 to MaxPairs: one for each queue pair that the driver may use.
+	Backends []Backend
+	// RX limits what goes to the guest, TX what comes from it, over all pairs.
+	RX, TX Limits
 }
+
+// Limits are how much may pass in one direction: what is more waits.
+type Limits struct {
+	Bytes  virtio.Rate `json:"bytes,omitzero"`  // of frames, without the header of 12 bytes
+	Frames virtio.Rate `json:"frames,omitzero"` // as the guest sees them, before they are cut into segments
+}
+
+// Validate reports rates that mean nothing.
+func (l *Limits) Validate() error { return errors.Join(l.Bytes.Validate(), l.Frames.Validate()) }
 
 // Counters are what has gone over the cable, and what has not.
 type Counters struct {
@@ -85,21 +108,39 @@ type Counters struct {
 	TxFrames, TxBytes, TxDropped uint64 // from the guest
 }
 
-type counters struct{ frames, bytes, dropped atomic.Uint64 }
+// direction is one way over the cable.
+type direction struct {
+	frames, bytes, dropped atomic.Uint64
+	byBytes, byFrames      *virtio.Limiter
+}
+
+func (d *direction) limit(l Limits) {
+	d.byBytes, d.byFrames = virtio.NewLimiter(l.Bytes), virtio.NewLimiter(l.Frames)
+}
+
+func (d *direction) passed(n int) {
+	d.frames.Add(1)
+	d.bytes.Add(uint64(n))
+}
 
 // Device is a network device.
 type Device struct {
-	cfg    Config
-	env    virtio.Env
-	tx     *virtio.Worker
-	header [HeaderSize]byte // of the frame that is being transmitted
+	cfg   Config
+	pairs []*pair
+	rx    direction // to the guest
+	tx    direction // from the guest
+	up    atomic.Bool
 
-	rxCount, txCount counters
+	commands *virtio.Limiter // on the control queue
 
-	mu  sync.Mutex // of what follows
-	up  bool
-	irq virtio.Interrupter // nil while inactive
-	rx  *receiver          // nil while there is none to wake
+	// From Activate to Deactivate. used is the driver's choice, which lasts until a reset.
+	env  virtio.Env
+	ctrl *virtio.Worker
+	used int
+
+	mu     sync.Mutex         // of what follows
+	irq    virtio.Interrupter // nil while inactive
+	unsaid bool               // the link has changed while there was nobody to tell
 }
 
 // ErrConfig is wrapped by the error of a Config that no device can have.
@@ -107,46 +148,88 @@ var ErrConfig = errors.New("not a network device")
 
 // New makes a network device whose link is up.
 func New(cfg Config) (*Device, error) {
-	switch {
-	case cfg.Backend == nil:
-		return nil, fmt.Errorf("virtio-net: %w: it has no backend", ErrConfig)
-	case cfg.MAC[0]&1 != 0 || cfg.MAC == [6]byte{}:
-		return nil, fmt.Errorf("virtio-net: %w: MAC address %x belongs to no single device", ErrConfig, cfg.MAC)
-	case cfg.MTU != 0 && (cfg.MTU < MinMTU || cfg.MTU > MaxMTU):
-		return nil, fmt.Errorf("virtio-net: %w: an MTU of %d: want %d to %d", ErrConfig, cfg.MTU, MinMTU, MaxMTU)
+	bad := func(format string, args ...any) (*Device, error) {
+		return nil, fmt.Errorf("virtio-net: %w: %s", ErrConfig, fmt.Sprintf(format, args...))
 	}
-	return &Device{cfg: cfg, up: true}, nil
+	switch n := len(cfg.Backends); {
+	case n == 0:
+		return bad("it has no backend")
+	case n > MaxPairs:
+		return bad("%d backends: at most %d are allowed", n, MaxPairs)
+	case cfg.MAC[0]&1 != 0 || cfg.MAC == [6]byte{}:
+		return bad("MAC address %x belongs to no single device", cfg.MAC)
+	case cfg.MTU != 0 && (cfg.MTU < MinMTU || cfg.MTU > MaxMTU):
+		return bad("an MTU of %d: want %d to %d", cfg.MTU, MinMTU, MaxMTU)
+	}
+	if err := errors.Join(cfg.RX.Validate(), cfg.TX.Validate()); err != nil {
+		return bad("%v", err)
+	}
+	d := &Device{cfg: cfg, used: 1, commands: virtio.NewLimiter(virtio.Rate{PerSecond: ctrlRate, Burst: ctrlRate})}
+	d.up.Store(true)
+	d.rx.limit(cfg.RX)
+	d.tx.limit(cfg.TX)
+	for i, b := range cfg.Backends {
+		if b == nil {
+			return bad("backend %d is missing", i)
+		}
+		d.pairs = append(d.pairs, &pair{d: d, index: i, backend: b})
+	}
+	return d, nil
 }
 
 // ID implements virtio.Device.
 func (*Device) ID() uint32 { return virtio.IDNet }
 
 // offloads are the features that are the backend's business.
-const offloads = 1<<F_CSUM | 1<<F_GUEST_CSUM | 1<<F_GUEST_TSO4 | 1<<F_GUEST_TSO6 | 1<<F_HOST_TSO4 | 1<<F_HOST_TSO6
+const offloads = 1<<F_CSUM | 1<<F_GUEST_CSUM | 1<<F_GUEST_TSO4 | 1<<F_GUEST_TSO6 | 1<<F_GUEST_ECN |
+	1<<F_HOST_TSO4 | 1<<F_HOST_TSO6 | 1<<F_HOST_ECN | 1<<F_GUEST_USO4 | 1<<F_GUEST_USO6 | 1<<F_HOST_USO
 
 // Features implements virtio.Device.
 func (d *Device) Features() uint64 {
-	f := uint64(1<<F_MAC|1<<F_MRG_RXBUF|1<<F_STATUS) | d.cfg.Backend.Offloads()&offloads
+	f := uint64(offloads)
+	for _, p := range d.pairs {
+		f &= p.backend.Offloads()
+	}
+	f |= 1<<F_MAC | 1<<F_MRG_RXBUF | 1<<F_STATUS
 	if d.cfg.MTU != 0 {
 		f |= 1 << F_MTU
+	}
+	if len(d.pairs) > 1 {
+		f |= 1<<F_CTRL_VQ | 1<<F_MQ
 	}
 	return f
 }
 
 // CheckFeatures implements virtio.FeatureChecker: 5.1.3.1.
 func (*Device) CheckFeatures(f uint64) error {
-	for _, dep := range []struct{ bit, needs uint }{
-		{F_GUEST_TSO4, F_GUEST_CSUM}, {F_GUEST_TSO6, F_GUEST_CSUM}, {F_HOST_TSO4, F_CSUM}, {F_HOST_TSO6, F_CSUM},
+	for _, dep := range []struct {
+		bit   uint
+		needs uint64 // any of these
+	}{
+		{F_GUEST_TSO4, 1 << F_GUEST_CSUM}, {F_GUEST_TSO6, 1 << F_GUEST_CSUM}, {F_GUEST_ECN, 1<<F_GUEST_TSO4 | 1<<F_GUEST_TSO6},
+		{F_GUEST_USO4, 1 << F_GUEST_CSUM}, {F_GUEST_USO6, 1 << F_GUEST_CSUM},
+		{F_HOST_TSO4, 1 << F_CSUM}, {F_HOST_TSO6, 1 << F_CSUM}, {F_HOST_ECN, 1<<F_HOST_TSO4 | 1<<F_HOST_TSO6}, {F_HOST_USO, 1 << F_CSUM},
+		{F_MQ, 1 << F_CTRL_VQ},
 	} {
-		if f&(1<<dep.bit) != 0 && f&(1<<dep.needs) == 0 {
-			return fmt.Errorf("virtio-net: feature %d without %d (5.1.3.1)", dep.bit, dep.needs)
+		if f&(1<<dep.bit) != 0 && f&dep.needs == 0 {
+			return fmt.Errorf("virtio-net: feature %d without one of %#x (5.1.3.1)", dep.bit, dep.needs)
 		}
 	}
 	return nil
 }
 
-// QueueSizes implements virtio.Device: receiveq1 and transmitq1 (5.1.2).
-func (*Device) QueueSizes() []uint16 { return []uint16{queueSize, queueSize} }
+// QueueSizes implements virtio.Device (5.1.2).
+func (d *Device) QueueSizes() []uint16 {
+	n := pairQueues * len(d.pairs)
+	if len(d.pairs) > 1 {
+		n++ // the control queue
+	}
+	sizes := make([]uint16, n)
+	for i := range sizes {
+		sizes[i] = queueSize
+	}
+	return sizes
+}
 
 // ReadConfig implements virtio.Device: struct virtio_net_config (5.1.4).
 func (d *Device) ReadConfig(off uint64, p []byte) {
@@ -155,7 +238,7 @@ func (d *Device) ReadConfig(off uint64, p []byte) {
 	if d.Link() {
 		binary.LittleEndian.PutUint16(b[6:], statusLinkUp)
 	}
-	binary.LittleEndian.PutUint16(b[8:], 1)
+	binary.LittleEndian.PutUint16(b[8:], uint16(len(d.pairs)))
 	binary.LittleEndian.PutUint16(b[10:], uint16(d.cfg.MTU))
 	if off < configLen {
 		copy(p, b[off:])
@@ -163,107 +246,120 @@ func (d *Device) ReadConfig(off uint64, p []byte) {
 }
 
 // Link tells whether the link is up.
-func (d *Device) Link() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.up
-}
+func (d *Device) Link() bool { return d.up.Load() }
 
 // SetLink plugs the cable in or pulls it: nothing passes while it is out, and the guest is told.
 func (d *Device) SetLink(up bool) {
-	d.mu.Lock()
-	changed := d.up != up
-	d.up = up
-	irq, rx := d.irq, d.rx
-	d.mu.Unlock()
-	if !changed {
+	if d.up.Swap(up) == up {
 		return
 	}
+	d.mu.Lock()
+	irq := d.irq
+	d.unsaid = irq == nil
+	d.mu.Unlock()
 	if irq != nil {
 		irq.Config()
 	}
-	rx.wake()
+	for _, p := range d.pairs {
+		p.ready()
+	}
 }
 
 // Counters returns what has passed so far.
 func (d *Device) Counters() Counters {
 	return Counters{
-		RxFrames: d.rxCount.frames.Load(), RxBytes: d.rxCount.bytes.Load(), RxDropped: d.rxCount.dropped.Load(),
-		TxFrames: d.txCount.frames.Load(), TxBytes: d.txCount.bytes.Load(), TxDropped: d.txCount.dropped.Load(),
+		RxFrames: d.rx.frames.Load(), RxBytes: d.rx.bytes.Load(), RxDropped: d.rx.dropped.Load(),
+		TxFrames: d.tx.frames.Load(), TxBytes: d.tx.bytes.Load(), TxDropped: d.tx.dropped.Load(),
 	}
 }
 
 // Activate implements virtio.Device.
 func (d *Device) Activate(env virtio.Env) error {
-	if err := d.cfg.Backend.Start(env.Features&offloads, d.ready); err != nil {
-		return fmt.Errorf("virtio-net: %w", err)
+	for i, p := range d.pairs {
+		if err := p.backend.Start(env.Features&offloads, p.ready); err != nil {
+			for _, p := range d.pairs[:i] {
+				p.backend.Stop()
+			}
+			return fmt.Errorf("virtio-net: %w", err)
+		}
 	}
 	d.env = env
-	var rx *receiver
-	if q := env.Queue(rxQueue); q != nil {
-		rx = startReceiver(d, q)
+	if err := d.use(d.used); err != nil {
+		d.stop()
+		return fmt.Errorf("virtio-net: %w", err)
 	}
 	d.mu.Lock()
-	d.irq, d.rx = env.Interrupt, rx
+	d.irq = env.Interrupt
+	unsaid := d.unsaid
+	d.unsaid = false
 	d.mu.Unlock()
-	rx.wake() // for a frame that came before there was somebody to wake
-	if q := env.Queue(txQueue); q != nil {
-		d.tx = virtio.StartWorker(q, env.Interrupt, d.transmit)
+	if unsaid {
+		env.Interrupt.Config()
+	}
+	for _, p := range d.pairs[:d.served()] {
+		if q := p.queue(txQueue); q != nil {
+			p.tx = virtio.StartWorker(q, env.Interrupt, p.transmit)
+		}
+	}
+	if q := d.control(); q != nil {
+		d.ctrl = virtio.StartWorker(q, env.Interrupt, d.obey)
 	}
 	return nil
 }
 
-// ready is what the backend calls.
-func (d *Device) ready() {
-	d.mu.Lock()
-	rx := d.rx
-	d.mu.Unlock()
-	rx.wake()
+// served is the number of pairs whose queues are there (5.1.2).
+func (d *Device) served() int {
+	if d.env.Has(F_MQ) {
+		return len(d.pairs)
+	}
+	return 1
+}
+
+// use has the driver's first n pairs get frames, and no other.
+func (d *Device) use(n int) error {
+	var errs []error
+	// Down before up, so that no frame goes to a pair that is about to be left.
+	for i := len(d.pairs) - 1; i >= 0; i-- {
+		if p := d.pairs[i]; i >= n || i >= d.served() || p.queue(rxQueue) == nil {
+			errs = append(errs, p.off())
+		}
+	}
+	for i, p := range d.pairs[:min(n, d.served())] {
+		if p.queue(rxQueue) != nil {
+			if err := p.on(); err != nil {
+				errs = append(errs, fmt.Errorf("queue pair %d: %w", i, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Deactivate implements virtio.Device.
 func (d *Device) Deactivate() ([]*virtio.Queue, error) {
 	d.mu.Lock()
-	active, rx := d.irq != nil, d.rx
-	d.irq, d.rx = nil, nil
+	active := d.irq != nil
+	d.irq = nil
 	d.mu.Unlock()
 	if !active {
 		return nil, nil
 	}
-	d.tx.Stop()
-	d.tx = nil
-	rx.stop()
-	d.cfg.Backend.Stop()
 	queues := d.env.Queues
-	d.env = virtio.Env{}
+	d.stop()
 	return queues, nil
 }
 
-// transmit passes on all frames that the driver has queued.
-func (d *Device) transmit(w *virtio.Worker) error {
-	q := w.Queue()
-	for !w.Stopping() {
-		c, err := q.Pop()
-		if c == nil || err != nil {
-			return err
-		}
-		d.send(&c.Readable)
-		q.Push(c, 0)
+// stop ends all that Activate has started.
+func (d *Device) stop() {
+	d.ctrl.Stop()
+	d.ctrl = nil
+	for _, p := range d.pairs {
+		p.tx.Stop()
+		p.tx = nil
+		p.stopReceiver()
+		p.backend.Stop()
 	}
-	return nil
+	d.env = virtio.Env{}
 }
 
-func (d *Device) send(packet *virtio.Buffers) {
-	var h Header
-	if packet.Read(d.header[:]) == HeaderSize && d.Link() {
-		h.Decode(&d.header)
-		if n := packet.Len(); n >= minFrame && n <= maxFrame && h.fromDriver(d.env.Features, n) {
-			h.Encode(&d.header)
-			d.cfg.Backend.Send(&d.header, packet.Pieces())
-			d.txCount.frames.Add(1)
-			d.txCount.bytes.Add(uint64(n))
-			return
-		}
-	}
-	d.txCount.dropped.Add(1)
-}
+// Reset implements virtio.Resetter: the driver starts with one pair (5.1.6.5.5).
+func (d *Device) Reset() { d.used = 1 }

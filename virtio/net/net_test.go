@@ -3,6 +3,7 @@ package net
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"testing"
 
@@ -119,7 +120,7 @@ var mac = [6]byte{2, 0, 0, 0, 0, 1}
 
 func device(t testing.TB, p *peer) *Device {
 	t.Helper()
-	d, err := New(Config{MAC: mac, MTU: 65520, Backend: p})
+	d, err := New(Config{MAC: mac, MTU: 65520, Backends: []Backend{p}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,12 +222,16 @@ func TestConfigSpace(t *testing.T) {
 }
 
 func TestNew(t *testing.T) {
+	one := []Backend{&peer{}}
 	for name, cfg := range map[string]Config{
 		"no backend":    {MAC: mac},
-		"no MAC":        {Backend: &peer{}},
-		"multicast MAC": {MAC: [6]byte{1}, Backend: &peer{}},
-		"small MTU":     {MAC: mac, MTU: MinMTU - 1, Backend: &peer{}},
-		"large MTU":     {MAC: mac, MTU: MaxMTU + 1, Backend: &peer{}},
+		"no MAC":        {Backends: one},
+		"multicast MAC": {MAC: [6]byte{1}, Backends: one},
+		"small MTU":     {MAC: mac, MTU: MinMTU - 1, Backends: one},
+		"large MTU":     {MAC: mac, MTU: MaxMTU + 1, Backends: one},
+		"many pairs":    {MAC: mac, Backends: slices.Repeat(one, MaxPairs+1)},
+		"missing pair":  {MAC: mac, Backends: []Backend{&peer{}, nil}},
+		"bad limit":     {MAC: mac, Backends: one, RX: Limits{Bytes: virtio.Rate{Burst: 1}}},
 	} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("%s: no error", name)
@@ -238,6 +243,8 @@ func TestFeatureDependencies(t *testing.T) {
 	d := device(t, &peer{offloads: allOffloads})
 	for f, ok := range map[uint64]bool{
 		0: true, 1 << F_CSUM: true, 1<<F_CSUM | 1<<F_HOST_TSO4: true, 1<<F_GUEST_CSUM | 1<<F_GUEST_TSO6: true,
+		1<<F_CTRL_VQ | 1<<F_MQ: true, 1<<F_CSUM | 1<<F_HOST_TSO6 | 1<<F_HOST_ECN: true, 1<<F_CSUM | 1<<F_HOST_USO: true,
+		1 << F_MQ: false, 1<<F_CSUM | 1<<F_HOST_ECN: false, 1<<F_GUEST_CSUM | 1<<F_GUEST_ECN: false, 1 << F_HOST_USO: false, 1 << F_GUEST_USO4: false,
 		1 << F_HOST_TSO4: false, 1 << F_HOST_TSO6: false, 1 << F_GUEST_TSO4: false, 1<<F_GUEST_TSO6 | 1<<F_CSUM: false,
 	} {
 		if err := d.CheckFeatures(f); (err == nil) != ok {
@@ -269,7 +276,12 @@ func TestHeaderFromDriver(t *testing.T) {
 		{"segments without checksum", Header{GSOType: GSOTCPv4, GSOSize: 1}, full, Header{}, false},
 		{"segments not negotiated", Header{Flags: HdrNeedsCSum, GSOType: GSOTCPv4, GSOSize: 1}, 1 << F_CSUM, Header{}, false},
 		{"unknown kind of segments", Header{Flags: HdrNeedsCSum, GSOType: 3, GSOSize: 1}, full, Header{}, false},
-		{"ECN was not offered", Header{Flags: HdrNeedsCSum, GSOType: 0x80 | GSOTCPv4, GSOSize: 1}, full, Header{}, false},
+		{"congestion marks", Header{Flags: HdrNeedsCSum, GSOType: GSOECN | GSOTCPv4, GSOSize: 1}, full, Header{Flags: HdrNeedsCSum, GSOType: GSOECN | GSOTCPv4, GSOSize: 1}, true},
+		{"congestion marks not negotiated", Header{Flags: HdrNeedsCSum, GSOType: GSOECN | GSOTCPv4, GSOSize: 1}, full &^ (1 << F_HOST_ECN), Header{}, false},
+		{"congestion marks alone", Header{Flags: HdrNeedsCSum, GSOType: GSOECN, GSOSize: 1}, full, Header{}, false},
+		{"congestion marks on UDP", Header{Flags: HdrNeedsCSum, GSOType: GSOECN | GSOUDP, GSOSize: 1}, full, Header{}, false},
+		{"segments of UDP", Header{Flags: HdrNeedsCSum, GSOType: GSOUDP, GSOSize: 1400}, full, Header{Flags: HdrNeedsCSum, GSOType: GSOUDP, GSOSize: 1400}, true},
+		{"segments of UDP not negotiated", Header{Flags: HdrNeedsCSum, GSOType: GSOUDP, GSOSize: 1400}, full &^ (1 << F_HOST_USO), Header{}, false},
 	} {
 		h := tt.in
 		if ok := h.fromDriver(tt.features, n); ok != tt.ok {
@@ -429,4 +441,50 @@ func TestPauseKeepsFrames(t *testing.T) {
 		t.Errorf("buffer %d was used first, want %d", id, sent[0].Head())
 	}
 	checkReceived(t, sent[0].Answer(), int(n), frame(100, 1))
+}
+
+// Whatever a driver writes before a frame, what is left of it fits the frame and what was negotiated, and is left alone
+// when it comes once more.
+func FuzzHeader(f *testing.F) {
+	for _, h := range []Header{
+		{}, {Flags: HdrNeedsCSum, GSOType: GSOTCPv4, GSOSize: 1448, CSumStart: 34, CSumOffset: 16, HdrLen: 54},
+		{Flags: 255, GSOType: 255, GSOSize: 65535, CSumStart: 65535, CSumOffset: 65535, HdrLen: 65535, NumBuffers: 65535},
+		{Flags: HdrNeedsCSum, GSOType: GSOTCPv6 | GSOECN, GSOSize: 1}, {Flags: HdrDataValid, GSOType: GSOUDP, GSOSize: 100},
+	} {
+		var raw [HeaderSize]byte
+		h.Encode(&raw)
+		f.Add(raw[:], uint64(allOffloads), uint16(60))
+		f.Add(raw[:], uint64(1<<F_CSUM|1<<F_GUEST_CSUM), uint16(65535))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, features uint64, n uint16) {
+		var raw, back [HeaderSize]byte
+		copy(raw[:], b)
+		var in, h Header
+		in.Decode(&raw)
+		if in.Encode(&back); back != raw {
+			t.Fatalf("%x encodes as %x", raw, back)
+		}
+		if h = in; h.fromDriver(features, int(n)) {
+			csum := h.Flags&HdrNeedsCSum != 0
+			switch {
+			case h.Flags&^HdrNeedsCSum != 0 || h.HdrLen != 0 || h.NumBuffers != 0:
+				t.Errorf("%+v: fields that are not the driver's: %+v", in, h)
+			case csum && (features&(1<<F_CSUM) == 0 || int(h.CSumStart)+int(h.CSumOffset)+2 > int(n)):
+				t.Errorf("%+v: a checksum outside of %d bytes: %+v", in, n, h)
+			case h.GSOType != GSONone && (!csum || h.GSOSize == 0 || features&(1<<F_HOST_TSO4|1<<F_HOST_TSO6|1<<F_HOST_USO) == 0):
+				t.Errorf("%+v: segments: %+v", in, h)
+			}
+			if again := h; !again.fromDriver(features, int(n)) || again != h {
+				t.Errorf("%+v becomes %+v the second time", h, again)
+			}
+		}
+		if h = in; h.toDriver(features, int(n)) {
+			switch {
+			case features&(1<<F_GUEST_CSUM) == 0 && h.Flags != 0:
+				t.Errorf("%+v: a checksum for a guest that takes none: %+v", in, h)
+			case h.GSOType != GSONone && features&(1<<F_GUEST_TSO4|1<<F_GUEST_TSO6|1<<F_GUEST_USO4|1<<F_GUEST_USO6) == 0:
+				t.Errorf("%+v: segments for a guest that takes none: %+v", in, h)
+			}
+		}
+	})
 }

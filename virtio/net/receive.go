@@ -2,6 +2,7 @@ package net
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/hullvm/hull/virtio"
 )
@@ -10,10 +11,12 @@ import (
 // empty: this queue is full while the network is quiet.
 type receiver struct {
 	d        *Device
+	backend  Backend
 	q        *virtio.Queue
 	irq      virtio.Interrupter
 	features uint64
 	ending   atomic.Bool
+	stopping chan struct{} // closed by stop
 	done     chan struct{}
 
 	chains []*virtio.Chain // popped and not used yet, in order
@@ -23,8 +26,11 @@ type receiver struct {
 	header [HeaderSize]byte
 }
 
-func startReceiver(d *Device, q *virtio.Queue) *receiver {
-	r := &receiver{d: d, q: q, irq: d.env.Interrupt, features: d.env.Features, done: make(chan struct{})}
+func startReceiver(p *pair) *receiver {
+	r := &receiver{
+		d: p.d, backend: p.backend, q: p.queue(rxQueue), irq: p.d.env.Interrupt, features: p.d.env.Features,
+		stopping: make(chan struct{}), done: make(chan struct{}),
+	}
 	go r.run()
 	return r
 }
@@ -42,6 +48,7 @@ func (r *receiver) stop() {
 		return
 	}
 	r.ending.Store(true)
+	close(r.stopping)
 	r.q.Kick().Notify()
 	<-r.done
 }
@@ -78,7 +85,7 @@ func (r *receiver) serve() (starved bool, err error) {
 			return true, nil
 		}
 		r.spread()
-		n, err := r.d.cfg.Backend.Receive(&r.header, r.pieces)
+		n, err := r.backend.Receive(&r.header, r.pieces)
 		if n == 0 || err != nil {
 			return false, err
 		}
@@ -89,8 +96,8 @@ func (r *receiver) serve() (starved bool, err error) {
 			}
 			switch {
 			case n > maxFrame || r.features&(1<<F_MRG_RXBUF) == 0:
-				r.d.cfg.Backend.Drop()
-				r.d.rxCount.dropped.Add(1)
+				r.backend.Drop()
+				r.d.rx.dropped.Add(1)
 			case r.room == had:
 				return true, nil
 			}
@@ -99,12 +106,29 @@ func (r *receiver) serve() (starved bool, err error) {
 		var h Header
 		h.Decode(&r.header)
 		if !h.toDriver(r.features, n) {
-			r.d.rxCount.dropped.Add(1)
+			r.d.rx.dropped.Add(1)
 			continue
 		}
+		r.throttle(n)
 		r.deliver(h, n)
 	}
 	return false, nil
+}
+
+// throttle waits until a frame of n bytes may be delivered, or r is to stop.
+func (r *receiver) throttle(n int) {
+	wait := max(r.d.rx.byBytes.Take(uint64(n)), r.d.rx.byFrames.Take(1))
+	if wait == 0 {
+		return
+	}
+	// What was delivered is seen now, not after the wait.
+	r.q.Signal()
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.stopping:
+	}
 }
 
 // gather pops chains until they have room for n bytes, or there are no more. Without MRG_RXBUF a frame has one chain.
@@ -147,8 +171,7 @@ func (r *receiver) spread() {
 
 // deliver gives the driver the frame of n bytes that is in the pieces.
 func (r *receiver) deliver(h Header, n int) {
-	r.d.rxCount.frames.Add(1)
-	r.d.rxCount.bytes.Add(uint64(n))
+	r.d.rx.passed(n)
 	// All but the last buffer are filled, and they appear together (5.1.6.4.1).
 	used := 0
 	for left := HeaderSize + n; left > 0; used++ {

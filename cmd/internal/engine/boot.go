@@ -238,7 +238,7 @@ func (b *boot) prepare(ctx context.Context, files *bundle.Files, table *fileTabl
 		config.OrphanRemove = []string{dir}
 		b.note("vsock device: " + socket)
 	}
-	network, err := newNetwork(ctx, &c.NetworkConfig, "", table)
+	network, err := newNetwork(ctx, &c.NetworkConfig, networkGuest{cpus: c.CPUs, bare: true, note: b.note}, table)
 	if err != nil {
 		return vmm.Config{}, nil, err
 	}

@@ -48,7 +48,8 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 	table.lend(r.lock.file)
 	config, err := r.vmConfig(files, table)
 	if err == nil {
-		r.network, err = newNetwork(ctx, &r.record.Config.NetworkConfig, r.record.hostname(), table)
+		r.network, err = newNetwork(ctx, &r.record.Config.NetworkConfig,
+			networkGuest{hostname: r.record.hostname(), cpus: config.CPUs, note: r.attach.Note}, table)
 	}
 	if err != nil {
 		table.close()
@@ -179,7 +180,7 @@ func (r *run) startRequest() (*proto.Start, error) {
 	}
 	if r.network != nil {
 		resolv := resolvConfFor(&c.NetworkConfig)
-		request.ResolvConf, request.Interfaces = &resolv, r.network.interfaces()
+		request.ResolvConf, request.Interfaces = &resolv, []proto.Interface{r.network.card}
 	}
 	return request, nil
 }

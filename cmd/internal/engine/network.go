@@ -19,6 +19,7 @@ import (
 
 	"github.com/hullvm/hull/guestinit/proto"
 	"github.com/hullvm/hull/vmm"
+	"github.com/hullvm/hull/vmm/network"
 	"github.com/hullvm/hull/vmm/network/usernet"
 )
 
@@ -26,26 +27,38 @@ import (
 const (
 	NetworkUser = "user" // user-mode: out to the world, in by published ports
 	NetworkNone = "none" // no network card
+	NetworkTap  = "tap=" // with its name behind: a tap interface of this host
 )
 
 // CheckNetwork tells whether there is a network of that name.
 func CheckNetwork(name string) error {
+	if tap, ok := strings.CutPrefix(name, NetworkTap); ok {
+		return network.CheckTapName(tap)
+	}
 	switch name {
 	case NetworkUser, NetworkNone:
 		return nil
 	case "host":
 		return errors.New(`network "host": a container has a kernel of its own and cannot be on the host's network; publish ports with -p`)
 	}
-	return fmt.Errorf("network %q: want %s or %s", name, NetworkUser, NetworkNone)
+	return fmt.Errorf("network %q: want %s, %sNAME or %s", name, NetworkUser, NetworkTap, NetworkNone)
 }
 
 // NetworkConfig is the network that a VM is given.
 type NetworkConfig struct {
-	Network string        `json:"network,omitempty"` // NetworkUser or NetworkNone, which "" stands for
+	Network string        `json:"network,omitempty"` // NetworkUser, NetworkTap and a name, or NetworkNone, which "" stands for
 	Ports   []PortBinding `json:"ports,omitempty"`
 	DNS     []netip.Addr  `json:"dns,omitempty"` // instead of the host's
 	MAC     MAC           `json:"mac,omitzero"`  // zero: one at random
+
+	// Of a container on a tap interface: its addresses, with the length of the network's prefix, and who it reaches
+	// the rest of the world by, at most one of each family. Without, it has none.
+	Addresses []netip.Prefix `json:"addresses,omitempty"`
+	Gateways  []netip.Addr   `json:"gateways,omitempty"`
 }
+
+// tap is the name of the tap interface, if there is one.
+func (c *NetworkConfig) tap() (name string, ok bool) { return strings.CutPrefix(c.Network, NetworkTap) }
 
 // fill sets what was left out and checks the rest.
 func (c *NetworkConfig) fill() error {
@@ -55,11 +68,24 @@ func (c *NetworkConfig) fill() error {
 	if err := CheckNetwork(c.Network); err != nil {
 		return err
 	}
+	_, tap := c.tap()
 	switch {
 	case c.Network == NetworkNone && len(c.Ports) > 0:
 		return errors.New("-p needs a network: leave --network none out")
+	case tap && len(c.Ports) > 0:
+		return fmt.Errorf("-p needs the network %q: on a tap interface a container is reached by its own address", NetworkUser)
 	case len(c.Ports) > maxPorts:
 		return fmt.Errorf("%d published ports: at most %d are allowed", len(c.Ports), maxPorts)
+	case !tap && len(c.Addresses)+len(c.Gateways) > 0:
+		return errors.New("an address or a gateway of one's own needs --network tap=NAME")
+	}
+	for i, g := range c.Gateways {
+		if slices.ContainsFunc(c.Gateways[:i], func(a netip.Addr) bool { return a.Is4() == g.Is4() }) {
+			return fmt.Errorf("gateway %s: there is another of its family", g)
+		}
+		if !slices.ContainsFunc(c.Addresses, func(a netip.Prefix) bool { return a.Contains(g) && a.Addr() != g }) {
+			return fmt.Errorf("gateway %s: the container has no address in its network", g)
+		}
 	}
 	return nil
 }
@@ -183,23 +209,68 @@ func (p *PortBinding) listen(ctx context.Context) (*os.File, error) {
 	return socket.File()
 }
 
-// guestNetwork is the host's end of a container's network.
+// guestNetwork is the host's end of a VM's network.
 type guestNetwork struct {
+	nic vmm.NIC
+	// card is how the guest's agent is to set up the network card.
+	card proto.Interface
+	// ports are those of Config.Ports, with the host's ports that were free.
+	ports []PortBinding
+
+	// Of a user-mode network.
 	user *usernet.User
 	conn *net.UnixConn
 	done chan error
-	nic  vmm.NIC
-	mtu  int
-	// ports are those of Config.Ports, with the host's ports that were free.
-	ports []PortBinding
+}
+
+// networkGuest is who is given a network.
+type networkGuest struct {
+	hostname string
+	cpus     int
+	// bare says that nobody but its own kernel and programs set the guest up.
+	bare bool
+	// note is told what the user must know; nil if there is nobody to tell.
+	note func(string)
 }
 
 // newNetwork makes the network that c asks for, or nil for none. The VM's end goes to table.
-func newNetwork(ctx context.Context, c *NetworkConfig, hostname string, table *fileTable) (_ *guestNetwork, err error) {
-	if c.Network != NetworkUser {
-		return nil, nil
+func newNetwork(ctx context.Context, c *NetworkConfig, guest networkGuest, table *fileTable) (n *guestNetwork, err error) {
+	if tap, ok := c.tap(); ok {
+		n, err = newTapNetwork(c, tap, guest.cpus, table)
+	} else if c.Network == NetworkUser {
+		n, err = newUserNetwork(ctx, c, guest, table)
 	}
-	config := usernet.UserConfig{DNS: hostResolvers(), Hostname: hostname}
+	if n == nil || err != nil {
+		return nil, err
+	}
+	n.nic.MAC = c.MAC
+	if c.MAC == (MAC{}) {
+		n.nic.MAC = randomMAC()
+	}
+	n.card.MAC = MAC(n.nic.MAC).String()
+	return n, nil
+}
+
+// newTapNetwork opens a tap interface. The guest has a queue pair for each CPU.
+func newTapNetwork(c *NetworkConfig, name string, cpus int, table *fileTable) (*guestNetwork, error) {
+	tap, err := network.OpenTap(name, min(cpus, network.MaxQueues))
+	if err != nil {
+		return nil, err
+	}
+	n := &guestNetwork{card: proto.Interface{Addresses: c.Addresses, Gateways: c.Gateways}}
+	n.nic.MTU = tap.MTU
+	for _, f := range tap.Queues {
+		n.nic.Tap = append(n.nic.Tap, table.add(f))
+	}
+	return n, nil
+}
+
+// newUserNetwork makes a user-mode network, which lives in this process.
+func newUserNetwork(ctx context.Context, c *NetworkConfig, guest networkGuest, table *fileTable) (_ *guestNetwork, err error) {
+	config := usernet.UserConfig{DNS: hostResolvers(), Hostname: guest.hostname, Advertise: guest.bare}
+	if guest.note != nil {
+		config.Failed = func(err error) { guest.note(err.Error()) }
+	}
 	defer func() {
 		if err != nil {
 			for _, p := range config.Publish {
@@ -227,10 +298,12 @@ func newNetwork(ctx context.Context, c *NetworkConfig, hostname string, table *f
 	if err != nil {
 		return nil, fmt.Errorf("making the network's socket: %w", err)
 	}
-	n := &guestNetwork{conn: conn.(*net.UnixConn), done: make(chan error, 1), mtu: usernet.MTU, ports: ports}
-	n.nic = vmm.NIC{MAC: c.MAC, MTU: usernet.MTU, Socket: theirs}
-	if n.nic.MAC == (MAC{}) {
-		n.nic.MAC = randomMAC()
+	n := &guestNetwork{conn: conn.(*net.UnixConn), done: make(chan error, 1), ports: ports}
+	n.nic = vmm.NIC{MTU: usernet.MTU, Socket: &theirs}
+	n.card = proto.Interface{
+		MTU:       usernet.MTU,
+		Addresses: []netip.Prefix{netip.PrefixFrom(usernet.Guest4, usernet.Subnet4.Bits()), netip.PrefixFrom(usernet.Guest6, usernet.Subnet6.Bits())},
+		Gateways:  []netip.Addr{usernet.Gateway4, usernet.Gateway6},
 	}
 	n.user, err = usernet.NewUser(config)
 	config.Publish = nil // its own now
@@ -244,24 +317,12 @@ func newNetwork(ctx context.Context, c *NetworkConfig, hostname string, table *f
 
 // close ends all connections of the network. It does nothing on nil.
 func (n *guestNetwork) close() {
-	if n == nil {
+	if n == nil || n.user == nil {
 		return
 	}
 	n.user.Close()
 	n.conn.Close()
 	<-n.done
-}
-
-// interfaces is what the guest's agent is to set up.
-func (n *guestNetwork) interfaces() []proto.Interface {
-	if n == nil {
-		return nil
-	}
-	return []proto.Interface{{
-		MAC: MAC(n.nic.MAC).String(), MTU: n.mtu,
-		Addresses: []netip.Prefix{netip.PrefixFrom(usernet.Guest4, usernet.Subnet4.Bits()), netip.PrefixFrom(usernet.Guest6, usernet.Subnet6.Bits())},
-		Gateways:  []netip.Addr{usernet.Gateway4, usernet.Gateway6},
-	}}
 }
 
 // published are the ports that lead to the container.
@@ -272,12 +333,12 @@ func (n *guestNetwork) published() []PortBinding {
 	return n.ports
 }
 
-// address is the container's own: without a network one of the loopback, as Debian has it.
+// address is the container's own: without one that of the loopback that Debian has for it.
 func (n *guestNetwork) address() netip.Addr {
-	if n == nil {
+	if n == nil || len(n.card.Addresses) == 0 {
 		return netip.AddrFrom4([4]byte{127, 0, 1, 1})
 	}
-	return usernet.Guest4
+	return n.card.Addresses[0].Addr()
 }
 
 // MAC is a link address.
@@ -349,7 +410,8 @@ func resolvConfLines() [][]string {
 	return lines
 }
 
-// resolvConfFor is a container's /etc/resolv.conf: the gateway asks this host's name servers, unless others are named.
+// resolvConfFor is a container's /etc/resolv.conf: the gateway of a user-mode network asks this host's name servers, a
+// container on a tap interface does so itself, unless others are named.
 func resolvConfFor(c *NetworkConfig) string {
 	var b strings.Builder
 	for _, words := range resolvConfLines() {
@@ -357,10 +419,17 @@ func resolvConfFor(c *NetworkConfig) string {
 			fmt.Fprintln(&b, strings.Join(words, " "))
 		}
 	}
-	if len(c.DNS) == 0 {
-		fmt.Fprintf(&b, "nameserver %s\n", usernet.DNS4)
+	servers := c.DNS
+	if _, tap := c.tap(); len(servers) == 0 && tap {
+		for _, s := range hostResolvers() {
+			if !s.Addr().IsLoopback() { // which is the host's own
+				servers = append(servers, s.Addr())
+			}
+		}
+	} else if len(servers) == 0 {
+		servers = []netip.Addr{usernet.DNS4}
 	}
-	for _, addr := range c.DNS {
+	for _, addr := range servers {
 		fmt.Fprintf(&b, "nameserver %s\n", addr)
 	}
 	return b.String()

@@ -57,7 +57,7 @@ func TestMAC(t *testing.T) {
 }
 
 func TestNetworkNames(t *testing.T) {
-	for name, ok := range map[string]bool{"user": true, "none": true, "host": false, "": false, "web": false} {
+	for name, ok := range map[string]bool{"user": true, "none": true, "tap=tap0": true, "tap=": false, "tap=a/b": false, "tap": false, "host": false, "": false, "web": false} {
 		if err := CheckNetwork(name); (err == nil) != ok {
 			t.Errorf("%q: %v", name, err)
 		}
@@ -65,6 +65,44 @@ func TestNetworkNames(t *testing.T) {
 	c := NetworkConfig{Network: NetworkNone, Ports: []PortBinding{{Container: 80}}}
 	if err := c.fill(); err == nil {
 		t.Error("a port is published without a network")
+	}
+}
+
+func TestNetworkConfigOfATap(t *testing.T) {
+	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
+	for name, tt := range map[string]struct {
+		c    NetworkConfig
+		want string
+	}{
+		"nothing":         {NetworkConfig{}, ""},
+		"addresses":       {NetworkConfig{Addresses: []netip.Prefix{prefix("192.0.2.2/24"), prefix("2001:db8::2/64")}}, ""},
+		"gateways":        {NetworkConfig{Addresses: []netip.Prefix{prefix("192.0.2.2/24"), prefix("2001:db8::2/64")}, Gateways: []netip.Addr{addr("192.0.2.1"), addr("2001:db8::1")}}, ""},
+		"two gateways":    {NetworkConfig{Addresses: []netip.Prefix{prefix("192.0.2.2/24")}, Gateways: []netip.Addr{addr("192.0.2.1"), addr("192.0.2.3")}}, "another of its family"},
+		"foreign gateway": {NetworkConfig{Addresses: []netip.Prefix{prefix("192.0.2.2/24")}, Gateways: []netip.Addr{addr("192.0.3.1")}}, "no address in its network"},
+		"itself":          {NetworkConfig{Addresses: []netip.Prefix{prefix("192.0.2.2/24")}, Gateways: []netip.Addr{addr("192.0.2.2")}}, "no address in its network"},
+		"gateway alone":   {NetworkConfig{Gateways: []netip.Addr{addr("192.0.2.1")}}, "no address in its network"},
+		"port":            {NetworkConfig{Ports: []PortBinding{{Container: 80}}}, "-p needs"},
+		"user mode":       {NetworkConfig{Network: NetworkUser, Addresses: []netip.Prefix{prefix("192.0.2.2/24")}}, "needs --network tap=NAME"},
+	} {
+		if tt.c.Network == "" {
+			tt.c.Network = NetworkTap + "tap0"
+		}
+		err := tt.c.fill()
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+	}
+}
+
+// A container on a tap interface asks name servers by itself: not one that only this host reaches.
+func TestResolvConfOnATap(t *testing.T) {
+	c := NetworkConfig{Network: NetworkTap + "tap0"}
+	if text := resolvConfFor(&c); strings.Contains(text, "10.0.2.3") || strings.Contains(text, "nameserver 127.") {
+		t.Errorf("resolv.conf: %q", text)
+	}
+	c.DNS = []netip.Addr{netip.MustParseAddr("192.0.2.53")}
+	if text := resolvConfFor(&c); !strings.Contains(text, "nameserver 192.0.2.53\n") {
+		t.Errorf("resolv.conf: %q", text)
 	}
 }
 
@@ -87,7 +125,7 @@ func TestNewNetworkCleansUp(t *testing.T) {
 	}}
 	table := &fileTable{}
 	defer table.close()
-	if _, err := newNetwork(context.Background(), &c, "h", table); err == nil || !strings.Contains(err.Error(), "already allocated") {
+	if _, err := newNetwork(context.Background(), &c, networkGuest{hostname: "h", cpus: 1}, table); err == nil || !strings.Contains(err.Error(), "already allocated") {
 		t.Errorf("a port that is taken: %v", err)
 	}
 	again, err := net.Listen("tcp", other)
@@ -97,7 +135,7 @@ func TestNewNetworkCleansUp(t *testing.T) {
 	again.Close()
 
 	c.Ports = []PortBinding{{Host: netip.MustParseAddrPort("127.0.0.1:0"), Container: 80, Protocol: "udp"}}
-	n, err := newNetwork(context.Background(), &c, "h", table)
+	n, err := newNetwork(context.Background(), &c, networkGuest{hostname: "h", cpus: 1}, table)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,9 @@ type Attach struct {
 	// Signals brings what is to be passed on to the workload, SIGWINCH for a
 	// new size of Terminal. May be nil.
 	Signals <-chan os.Signal
+
+	// Note is told what the user must know while the container runs. May be nil.
+	Note func(text string)
 }
 
 // names lists the streams of a process with these ends.

@@ -79,15 +79,19 @@ func (u *User) ipv6ToStack(packet []byte) bool {
 				return false
 			}
 			target, _ := netip.AddrFromSlice(icmp[8:24])
-			return target == Gateway6 || target == DNS6
+			return u.isGateway6(target)
+		case header.ICMPv6RouterSolicit:
+			if u.cfg.Advertise && ip.HopLimit() == ndpHopLimit {
+				u.advertise()
+			}
 		case header.ICMPv6NeighborAdvert:
-			return src == Guest6
+			return u.isGuest6(src) || u.cfg.Advertise && src.IsLinkLocalUnicast() && src != router6
 		case header.ICMPv6EchoRequest:
-			return src == Guest6 && (dst == Gateway6 || dst == DNS6)
+			return u.isGuest6(src) && u.isGateway6(dst)
 		}
 		return false
 	case header.TCPProtocolNumber, header.UDPProtocolNumber:
-		return src == Guest6
+		return u.isGuest6(src)
 	}
 	return false
 }

@@ -56,10 +56,8 @@ func (u *User) publishTCP(l net.Listener, port uint16) {
 				return
 			}
 			// No descriptors left, say: those who wait are still there when there are some.
-			select {
-			case <-u.ctx.Done():
+			if !u.pause() {
 				return
-			case <-time.After(100 * time.Millisecond):
 			}
 			continue
 		}
@@ -82,34 +80,54 @@ func (u *User) publishTCP(l net.Listener, port uint16) {
 func (u *User) connectGuest(host *net.TCPConn, port uint16) {
 	ctx, cancel := context.WithTimeout(u.ctx, dialTimeout)
 	defer cancel()
-	conn, err := gonet.DialTCPWithBind(ctx, u.stack, full(Gateway4, 0), full(Guest4, port), ipv4.ProtocolNumber)
+	guest, err := u.dialGuest(ctx, port)
 	if err != nil {
 		_ = host.SetLinger(0)
 		host.Close()
 		return
 	}
-	u.join(resettable{conn}, host)
+	u.join(guest, host)
 }
 
-// resettable is a connection to the guest, whose endpoint gonet keeps to itself: its Close is orderly.
-type resettable struct{ *gonet.TCPConn }
+// Of a published socket: how long to wait after an error, and how many in a row are the end of it.
+const (
+	errorPause = 100 * time.Millisecond
+	maxErrors  = 10
+)
 
-// SetLinger does nothing.
-func (resettable) SetLinger(int) error { return nil }
+// pause waits after an error and reports whether the network is still there.
+func (u *User) pause() bool {
+	select {
+	case <-u.ctx.Done():
+		return false
+	case <-time.After(errorPause):
+		return true
+	}
+}
 
 // publishUDP gives each sender a flow of its own, so that answers find their way back.
 func (u *User) publishUDP(conn *net.UDPConn, port uint16) {
 	var mu sync.Mutex
 	flows := map[netip.AddrPort]*sender{}
 	buf := make([]byte, maxDatagram)
-	for {
+	for failures := 0; ; {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
-			continue // of an earlier datagram: nobody was there
+			// It may be that of an earlier datagram.
+			if failures++; failures == maxErrors {
+				u.failed(fmt.Errorf("published port %s, to %d/udp in the guest, ends: %w", conn.LocalAddr(), port, err))
+				conn.Close()
+				return
+			}
+			if !u.pause() {
+				return
+			}
+			continue
 		}
+		failures = 0
 		mu.Lock()
 		flow := flows[from]
 		mu.Unlock()

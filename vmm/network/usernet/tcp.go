@@ -3,6 +3,7 @@ package usernet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -56,7 +58,7 @@ func (u *User) forwardTCP(r *tcp.ForwarderRequest, dst netip.AddrPort, silent fu
 		return
 	}
 	r.Complete(false)
-	u.join(guestConn{gonet.NewTCPConn(&queue, ep), ep}, host.(*net.TCPConn))
+	u.join(u.guestConn(&queue, ep), host.(*net.TCPConn))
 }
 
 func isTimeout(err error) bool {
@@ -64,10 +66,62 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, syscall.ETIMEDOUT)
 }
 
+// keepAlive says when the guest's end of a connection that is silent counts as dead.
+type keepAlive struct {
+	idle, interval time.Duration
+	count          int
+}
+
+// defaultKeepAlive is Linux's: a guest may be paused for two hours and keep its connections.
+var defaultKeepAlive = keepAlive{idle: 2 * time.Hour, interval: 75 * time.Second, count: 9}
+
 // guestConn is the guest's end of a connection.
 type guestConn struct {
 	*gonet.TCPConn
 	ep tcpip.Endpoint
+}
+
+// guestConn makes one of an endpoint, which is asked now and then whether the guest still knows of it: else what it has
+// forgotten would be kept for ever.
+func (u *User) guestConn(queue *waiter.Queue, ep tcpip.Endpoint) guestConn {
+	idle, interval := tcpip.KeepaliveIdleOption(u.keepAlive.idle), tcpip.KeepaliveIntervalOption(u.keepAlive.interval)
+	// None of these fails on a TCP endpoint.
+	_, _ = ep.SetSockOpt(&idle), ep.SetSockOpt(&interval)
+	_ = ep.SetSockOptInt(tcpip.KeepaliveCountOption, u.keepAlive.count)
+	ep.SocketOptions().SetKeepAlive(true)
+	return guestConn{gonet.NewTCPConn(queue, ep), ep}
+}
+
+// dialGuest connects to a port of the guest. It is gonet.DialTCPWithBind, which keeps the endpoint to itself.
+func (u *User) dialGuest(ctx context.Context, port uint16) (guestConn, error) {
+	var queue waiter.Queue
+	bad := func(what string, err tcpip.Error) (guestConn, error) {
+		return guestConn{}, fmt.Errorf("%s port %d of the guest: %s", what, port, err)
+	}
+	ep, err := u.stack.NewEndpoint(tcp.ProtocolNumber, ipv4.ProtocolNumber, &queue)
+	if err != nil {
+		return bad("preparing for", err)
+	}
+	entry, connected := waiter.NewChannelEntry(waiter.WritableEvents)
+	queue.EventRegister(&entry)
+	defer queue.EventUnregister(&entry)
+	if err = ep.Bind(full(Gateway4, 0)); err == nil {
+		err = ep.Connect(full(Guest4, port))
+	}
+	if _, started := err.(*tcpip.ErrConnectStarted); started {
+		select {
+		case <-connected:
+			err = ep.LastError()
+		case <-ctx.Done():
+			ep.Close()
+			return guestConn{}, ctx.Err()
+		}
+	}
+	if err != nil {
+		ep.Close()
+		return bad("connecting to", err)
+	}
+	return u.guestConn(&queue, ep), nil
 }
 
 // SetLinger is that of net.TCPConn: with 0 Close resets the connection.

@@ -5,7 +5,7 @@
 // socket (serve.go) that the VM process has the other end of (vmm/network).
 //
 // Read in this order: user.go (the stack), link.go (frames in and out), filter.go (which frames), policy.go (what the guest
-// may reach), tcp.go, udp.go, ping.go, dhcp.go (what the gateway does), publish.go (the other direction).
+// may reach), tcp.go, udp.go, ping.go, dhcp.go, router.go (what the gateway does), publish.go (the other direction).
 //
 // A guest's frames are hostile: what is looked at here is a copy, parsed with checked lengths, and everything that a
 // guest can make this process keep (connections, flows, frames in a queue) is counted and bounded.
@@ -77,6 +77,11 @@ type UserConfig struct {
 	Publish []Publish
 	// Hostname is what the guest is told by DHCP; "" for nothing.
 	Hostname string
+	// Advertise sends router advertisements, for a guest that is to set itself up. Without them its IPv6 address is
+	// Guest6 and no other.
+	Advertise bool
+	// Failed is told why something has ended for good while the network goes on, such as a published port. It may be nil.
+	Failed func(error)
 }
 
 // Publish is a socket of this host whose connections, or datagrams, go to a port of the guest.
@@ -100,6 +105,7 @@ type User struct {
 	// reach is outside, but in tests.
 	reach func(netip.AddrPort) (netip.AddrPort, bool)
 
+	keepAlive   keepAlive
 	connections slots
 	flows       slots
 	pings       pings
@@ -126,6 +132,7 @@ func NewUser(cfg UserConfig) (*User, error) {
 		link:        channel.New(maxQueued, MTU+header.EthernetMinimumSize, gatewayMAC),
 		dialer:      net.Dialer{Timeout: dialTimeout},
 		reach:       outside,
+		keepAlive:   defaultKeepAlive,
 		connections: slots{free: maxConnections},
 		flows:       slots{free: maxFlows},
 		resolvers:   resolvers{servers: cfg.DNS},
@@ -144,6 +151,9 @@ func NewUser(cfg UserConfig) (*User, error) {
 		u.Close()
 		return nil, err
 	}
+	if cfg.Advertise {
+		u.run(u.advertiseRouter)
+	}
 	for i, p := range cfg.Publish {
 		if err := u.publish(p); err != nil {
 			for _, rest := range cfg.Publish[i:] {
@@ -157,42 +167,47 @@ func NewUser(cfg UserConfig) (*User, error) {
 }
 
 func (u *User) setUp() error {
-	failed := func(what string, err tcpip.Error) error {
+	bad := func(what string, err tcpip.Error) error {
 		return fmt.Errorf("user-mode network: %s: %s", what, err)
 	}
 	if err := u.stack.CreateNIC(nic, ethernet.New(u.link)); err != nil {
-		return failed("making its interface", err)
+		return bad("making its interface", err)
 	}
-	for _, a := range []struct {
+	addresses := []struct {
 		protocol tcpip.NetworkProtocolNumber
 		address  netip.Addr
 		bits     int
 	}{
 		{ipv4.ProtocolNumber, Gateway4, Subnet4.Bits()}, {ipv4.ProtocolNumber, DNS4, Subnet4.Bits()},
 		{ipv6.ProtocolNumber, Gateway6, Subnet6.Bits()}, {ipv6.ProtocolNumber, DNS6, Subnet6.Bits()},
-	} {
+		{ipv6.ProtocolNumber, router6, 64},
+	}
+	if !u.cfg.Advertise {
+		addresses = addresses[:len(addresses)-1]
+	}
+	for _, a := range addresses {
 		address := tcpip.ProtocolAddress{
 			Protocol:          a.protocol,
 			AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(a.address.AsSlice()), PrefixLen: a.bits},
 		}
 		if err := u.stack.AddProtocolAddress(nic, address, stack.AddressProperties{}); err != nil {
-			return failed("giving it "+a.address.String(), err)
+			return bad("giving it "+a.address.String(), err)
 		}
 	}
 	u.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}, {Destination: header.IPv6EmptySubnet, NIC: nic}})
 	// It answers for every address of the outside.
 	if err := u.stack.SetPromiscuousMode(nic, true); err != nil {
-		return failed("answering for all addresses", err)
+		return bad("answering for all addresses", err)
 	}
 	if err := u.stack.SetSpoofing(nic, true); err != nil {
-		return failed("answering for all addresses", err)
+		return bad("answering for all addresses", err)
 	}
 	sack := tcpip.TCPSACKEnabled(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: defaultBuffer, Max: maxBuffer}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: defaultBuffer, Max: maxBuffer}
 	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &receive, &send} {
 		if err := u.stack.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
-			return failed("TCP options", err)
+			return bad("TCP options", err)
 		}
 	}
 	u.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(u.stack, defaultBuffer, maxConnecting, u.acceptTCP).HandlePacket)
@@ -258,6 +273,13 @@ func (u *User) run(f func()) bool {
 		f()
 	}()
 	return true
+}
+
+// failed reports what has ended for good.
+func (u *User) failed(err error) {
+	if u.cfg.Failed != nil {
+		u.cfg.Failed(fmt.Errorf("user-mode network: %w", err))
+	}
 }
 
 // slots counts down how many more of something there may be.

@@ -120,30 +120,6 @@ func TestTCPRefused(t *testing.T) {
 	}
 }
 
-func TestReset(t *testing.T) {
-	_, guest := network(t, UserConfig{})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	conn, err := dial(t, guest, example, portOf(l.Addr()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	server, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = server.(*net.TCPConn).SetLinger(0)
-	server.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("reading from a connection that was reset: %v", err)
-	}
-}
-
 func TestPolicy(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"1.1.1.1": true, "10.0.3.1": true, "192.168.1.1": true, "2606:4700::1111": true, "fd12::1": true, "::ffff:1.1.1.1": true,
@@ -328,6 +304,30 @@ func TestPublish(t *testing.T) {
 			t.Errorf("the guest answers %q to %s", got, who)
 		}
 		c.Close()
+	}
+}
+
+// A published UDP socket that fails for good is given up with a reason, and without spinning.
+func TestPublishedUDPFails(t *testing.T) {
+	p, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = p.SetReadDeadline(time.Unix(1, 0)) // every read fails
+	failed := make(chan error, 1)
+	u, err := NewUser(UserConfig{Failed: func(err error) { failed <- err }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	u.run(func() { u.publishUDP(p.(*net.UDPConn), 53) })
+	select {
+	case err := <-failed:
+		if !strings.Contains(err.Error(), "53/udp") {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("nobody is told")
 	}
 }
 

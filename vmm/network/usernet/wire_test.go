@@ -10,6 +10,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
@@ -123,6 +124,109 @@ func TestDHCP(t *testing.T) {
 	}
 }
 
+// solicit6 is a router solicitation, or neighbor solicitation, from an address.
+func solicit6(src, dst netip.Addr, hopLimit byte, icmp []byte) []byte {
+	b := []byte{0x60, 0, 0, 0, 0, byte(len(icmp)), 58, hopLimit}
+	b = append(append(b, src.AsSlice()...), dst.AsSlice()...)
+	h := header.IPv6(b)
+	c := header.ICMPv6(bytes.Clone(icmp))
+	c.SetChecksum(0)
+	c.SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
+		Header: c[:4], Src: h.SourceAddress(), Dst: h.DestinationAddress(), PayloadCsum: checksum.Checksum(c[4:], 0), PayloadLen: len(c) - 4,
+	}))
+	return ethernetFrame(0x86dd, append(b, c...))
+}
+
+func TestRouterAdvertisement(t *testing.T) {
+	ask := []byte{133, 0, 0, 0, 0, 0, 0, 0}
+	for _, tt := range []struct {
+		advertise bool
+		hopLimit  byte
+	}{{true, 255}, {true, 254}, {false, 255}} {
+		w := newWire(t, UserConfig{Advertise: tt.advertise})
+		w.send(solicit6(netip.MustParseAddr("fe80::1:1"), netip.MustParseAddr("ff02::2"), tt.hopLimit, ask))
+		var f []byte
+		for f = w.receive(50 * time.Millisecond); f != nil && f[54] != 134; f = w.receive(50 * time.Millisecond) {
+		}
+		if want := tt.advertise && tt.hopLimit == 255; (f != nil) != want {
+			t.Errorf("advertisements %v, hop limit %d: answered: %v", tt.advertise, tt.hopLimit, f != nil)
+		}
+		if f == nil {
+			continue
+		}
+		ip := header.IPv6(f[14:])
+		icmp := header.ICMPv6(ip.Payload())
+		if got := header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
+			Header: icmp[:4], Src: ip.SourceAddress(), Dst: ip.DestinationAddress(), PayloadCsum: checksum.Checksum(icmp[4:], 0), PayloadLen: len(icmp) - 4,
+		}); got != icmp.Checksum() {
+			t.Errorf("checksum %#x, want %#x", icmp.Checksum(), got)
+		}
+		ra := header.NDPRouterAdvert(icmp[4:])
+		if !ip.IsValid(len(ip)) || ip.HopLimit() != 255 || ra.RouterLifetime() != routerLifetime || ra.ManagedAddrConfFlag() {
+			t.Errorf("advertisement %x", f)
+		}
+		options, err := ra.Options().Iter(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := 0
+		for {
+			o, done, err := options.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if done {
+				break
+			}
+			switch o := o.(type) {
+			case header.NDPSourceLinkLayerAddressOption:
+				seen |= 1
+			case header.NDPPrefixInformation:
+				if got := o.Prefix(); got == tcpip.AddrFrom16(Subnet6.Addr().As16()) && o.PrefixLength() == 64 && o.OnLinkFlag() && o.AutonomousAddressConfigurationFlag() {
+					seen |= 2
+				}
+			case header.NDPRecursiveDNSServer:
+				if list, err := o.Addresses(); err == nil && len(list) == 1 && list[0] == tcpip.AddrFrom16(DNS6.As16()) {
+					seen |= 4
+				}
+			}
+		}
+		if seen != 7 || !bytes.HasSuffix(f, []byte{5, 1, 0, 0, 0, 0, MTU >> 8, MTU & 0xff}) {
+			t.Errorf("options seen: %b; %x", seen, f)
+		}
+	}
+}
+
+// The guest finds the router that has advertised itself; without advertisements there is none.
+func TestRouterIsFound(t *testing.T) {
+	for _, advertise := range []bool{true, false} {
+		w := newWire(t, UserConfig{Advertise: advertise})
+		icmp := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, router6.AsSlice()...)
+		icmp = append(append(icmp, 1, 1), guestMAC...)
+		w.send(solicit6(netip.MustParseAddr("fe80::1:1"), netip.MustParseAddr("ff02::1:ff00:2"), 255, icmp))
+		f := w.receive(100 * time.Millisecond)
+		for ; f != nil && f[54] != 136; f = w.receive(100 * time.Millisecond) {
+		}
+		if (f != nil) != advertise {
+			t.Errorf("advertisements %v: the router answers: %v", advertise, f != nil)
+		}
+	}
+}
+
+func TestIsGuest6(t *testing.T) {
+	for _, advertise := range []bool{true, false} {
+		u := &User{cfg: UserConfig{Advertise: advertise}}
+		for addr, want := range map[netip.Addr]bool{
+			Guest6: true, netip.MustParseAddr("fd00:10:0:2:1:2:3:4"): advertise, Gateway6: false, DNS6: false, router6: false,
+			netip.MustParseAddr("fd00:10:0:3::1"): false, netip.MustParseAddr("::"): false,
+		} {
+			if got := u.isGuest6(addr); got != want {
+				t.Errorf("advertisements %v, %v: %v, want %v", advertise, addr, got, want)
+			}
+		}
+	}
+}
+
 func TestPing(t *testing.T) {
 	fd, _, err := pingSocket()
 	if err != nil {
@@ -226,9 +330,10 @@ func FuzzSend(f *testing.F) {
 	f.Add(frame4(Guest4, Gateway4, header.ICMPv4ProtocolNumber, []byte{8, 0, 0, 0, 0, 1, 0, 1}))
 	f.Add(frame4(Guest4, Gateway4, header.UDPProtocolNumber, []byte{0, 68, 0, 67, 0, 8, 0, 0}))
 	f.Add(frame4(Guest4, Gateway4, header.TCPProtocolNumber, make([]byte, 20)))
+	f.Add(solicit6(netip.MustParseAddr("fe80::1:1"), netip.MustParseAddr("ff02::2"), 255, []byte{133, 0, 0, 0, 0, 0, 0, 0}))
 	f.Add(ethernetFrame(0x86dd, append([]byte{0x60, 0, 0, 0, 0, 24, 58, 255}, make([]byte, 56)...)))
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		u, err := NewUser(UserConfig{})
+		u, err := NewUser(UserConfig{Advertise: true})
 		if err != nil {
 			t.Fatal(err)
 		}
