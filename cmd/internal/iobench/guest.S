@@ -5,12 +5,12 @@
 #
 # Privileged code ends as soon as page tables are in place: the rest runs at
 # privilege level 3 with access to all ports and to the device's registers, where
-# even a software KVM runs code at full speed. Interrupts stay off: used rings
-# are polled.
+# even a software KVM runs code at full speed. Used rings are polled, also when
+# interrupts are asked for: their handler only counts them.
 #
 # What it says, a line each, numbers as 16 hexadecimal digits:
 #   R                             ready; goes on when a byte is sent to COM1
-#   E ticks requests errors kicks the measured part has ended
+#   E ticks requests errors kicks interrupts
 #   F code                        something went wrong, see the fail macros
 
 	.set COM1, 0x3f8
@@ -32,7 +32,8 @@
 	.set P_WRITE, work + 96		# blk: 1 for writes
 	.set P_SEED, work + 104		# blk, vsock: what data is made of
 	.set P_STEP, work + 112		# blk: bytes from one word that is looked at to the next
-	.set WORK_SIZE, 120
+	.set P_INTERRUPTS, work + 120	# 1 to take an interrupt for what is done
+	.set WORK_SIZE, 128
 
 # Memory, from 16 MiB on. All of it is zero when the guest starts.
 	.set PML4, 0x1000000
@@ -40,6 +41,8 @@
 	.set PDRAM, 0x1002000		# page directory of RAM
 	.set PDIO, 0x1003000		# page directory of 3 to 4 GiB
 	.set TSS, 0x1010000
+	.set IDT, 0x1014000
+	.set STACK0, 0x1018000		# top, for privileged code
 	.set STACK, 0x1020000		# top
 	.set RINGS, 0x1100000		# RING_SIZE bytes a queue
 	.set TABLES, 0x1200000		# indirect tables, 64 bytes a slot
@@ -73,11 +76,21 @@
 	.set QUEUE_NUM, 0x038
 	.set QUEUE_READY, 0x044
 	.set QUEUE_NOTIFY, 0x050
+	.set INTERRUPT_STATUS, 0x060
+	.set INTERRUPT_ACK, 0x064
 	.set STATUS, 0x070
 	.set QUEUE_DESC, 0x080
 	.set QUEUE_DRIVER, 0x090
 	.set QUEUE_DEVICE, 0x0a0
 	.set CONFIG, 0x100
+
+# Interrupt controllers. All of the IOAPIC's inputs that devices may have get the
+# same vector: only one device is at work.
+	.set IOAPIC, 0xfec00000
+	.set LAPIC, 0xfee00000
+	.set VECTOR, 0x40
+	.set FIRST_PIN, 5
+	.set PINS, 24
 
 # Descriptor flags (2.7.5)
 	.set NEXT, 1
@@ -155,6 +168,8 @@ _start:					# ebx: struct hvm_start_info
 	andl	$0xffe00000, %eax
 	orl	$0x97, %eax		# not cached
 	movl	%eax, PDIO(,%ecx,8)
+	movl	$(IOAPIC + 0x97), PDIO + (IOAPIC >> 21 & 511) * 8
+	movl	$(LAPIC + 0x97), PDIO + (LAPIC >> 21 & 511) * 8
 	movl	$PML4, %eax
 	movl	%eax, %cr3
 	movl	$0x20, %eax		# PAE
@@ -173,12 +188,54 @@ long:
 	xorl	%eax, %eax
 	movl	$0x00080008, %edx
 	wrmsr
+	movl	$STACK0, TSS + 4
 	movw	$0x68, TSS + 0x66	# where its bitmap of ports is, zero: all allowed
 	movw	$0x20, %ax
 	ltr	%ax
+	movl	$(IDT + VECTOR * 16), %edi
+	movl	$interrupt, %eax
+	movw	%ax, (%rdi)
+	shrl	$16, %eax
+	movw	%ax, 6(%rdi)
+	movl	$(0x8e00 << 16 | 0x08), %eax	# present, interrupt gate
+	movw	%ax, 2(%rdi)
+	shrl	$16, %eax
+	movw	%ax, 4(%rdi)
+	lidt	idtr
 	movl	$user, %ecx
 	movl	$0x3002, %r11d		# RFLAGS: IOPL 3
+	cmpl	$0, (P_INTERRUPTS - work)(%rbp)
+	je	1f
+	orl	$0x200, %r11d		# IF
+1:	sysretq
+
+# interrupt is what runs at VECTOR: it acknowledges, and goes back by SYSRET, as
+# software KVMs do not know IRETQ. What that changes it puts on the interrupted
+# code's stack, where resume finds it, also if another interrupt comes first.
+interrupt:
+	pushq	%rax			# 0: rax, 8: RIP, CS, RFLAGS, 32: RSP, SS
+	movq	32(%rsp), %rax
+	subq	$32, %rax
+	movq	%rcx, (%rax)
+	movq	%r11, 8(%rax)
+	movq	(%rsp), %rcx
+	movq	%rcx, 16(%rax)
+	movq	8(%rsp), %rcx
+	movq	%rcx, 24(%rax)
+	movq	24(%rsp), %r11
+	movq	%rax, %rsp
+	movl	INTERRUPT_STATUS(%rbx), %eax
+	movl	%eax, INTERRUPT_ACK(%rbx)
+	incl	interrupts
+	movl	$LAPIC, %eax
+	movl	$0, 0xb0(%rax)		# end of interrupt
+	movl	$resume, %ecx
 	sysretq
+resume:
+	popq	%rcx
+	popq	%r11
+	popq	%rax
+	ret
 
 	.balign	8
 gdt:	.quad	0
@@ -189,6 +246,8 @@ gdt:	.quad	0
 	.quad	0
 gdtr:	.word	6 * 8 - 1
 	.long	gdt
+idtr:	.word	(VECTOR + 1) * 16 - 1
+	.quad	IDT
 
 user:
 	movl	$STACK, %esp
@@ -197,7 +256,10 @@ user:
 	movl	$WORK_SIZE, %ecx
 	rep movsb
 	call	find
-	call	negotiate
+	cmpl	$0, P_INTERRUPTS
+	je	1f
+	call	set_interrupts
+1:	call	negotiate
 	movl	P_KIND, %eax
 	movl	queues(,%rax,4), %ebp	# how many
 	xorl	%edi, %edi
@@ -234,6 +296,7 @@ user:
 	call	run
 4:	movq	$0, errors
 	movq	$0, kicks
+	movl	$0, interrupts
 	call	ticks
 	movq	%rax, begin
 	movl	P_COUNT, %edi
@@ -251,6 +314,8 @@ user:
 	movq	errors, %rdi
 	call	number
 	movq	kicks, %rdi
+	call	number
+	movl	interrupts, %edi
 	call	number
 	call	newline
 1:	pause				# until the monitor is ended
@@ -326,6 +391,25 @@ find:
 	jnz	1b
 	fail	0x10			# no such device
 3:	ret
+
+set_interrupts:
+	movb	$0xff, %al		# the old PICs stay silent
+	outb	%al, $0x21
+	outb	%al, $0xa1
+	movl	$LAPIC, %edx
+	movl	$0x1ff, 0xf0(%rdx)	# spurious vector 0xff, APIC on
+	movl	$IOAPIC, %edx
+	movl	$FIRST_PIN, %ecx
+1:	leal	0x10(%rcx,%rcx), %eax
+	movl	%eax, (%rdx)
+	movl	$VECTOR, 0x10(%rdx)	# edge, not masked
+	incl	%eax
+	movl	%eax, (%rdx)
+	movl	$0, 0x10(%rdx)		# to APIC 0
+	incl	%ecx
+	cmpl	$PINS, %ecx
+	jb	1b
+	ret
 
 # negotiate goes as far as FEATURES_OK (3.1.1).
 negotiate:
@@ -418,10 +502,14 @@ kick:
 	incq	kicks
 1:	ret
 
-# silence keeps used_event out of the device's way (2.7.8).
+# silence keeps used_event out of the device's way (2.7.8), or asks for an
+# interrupt with the next used buffer.
 silence:
 	movl	Q_USED(%r12), %eax
+	cmpl	$0, P_INTERRUPTS
+	jne	1f
 	addl	$0x7fff, %eax
+1:
 	movq	Q_USED_EVENT(%r12), %rcx
 	movw	%ax, (%rcx)
 	ret
@@ -958,6 +1046,7 @@ sequence: .skip	8
 received: .skip	8			# vsock: bytes taken
 granted: .skip	8			# vsock: and of them told to the host
 receives: .skip	4
+interrupts: .skip 4
 sent:	.skip	4			# vsock: bytes, modulo 2^32
 peer_alloc: .skip 4
 peer_fwd: .skip	4

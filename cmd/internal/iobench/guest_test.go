@@ -58,7 +58,7 @@ func newTestBench(t *testing.T) *bench {
 // disk is work that looks at every word.
 func disk(w work) row {
 	w.Kind, w.Device = kindBlk, idBlock
-	w.Features = featureIndirect | featureEventIdx | featureVersion1
+	w.Features = blockFeatures
 	w.Units, w.Seed, w.Step = testDisk/w.Size, seed, 8
 	return row{name: "disk", work: w}
 }
@@ -75,10 +75,22 @@ func TestDiskReadsWhatIsThere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if s.took <= 0 || s.kicks <= 0 || s.kicks > 1 {
+			if s.took <= 0 || s.exits <= 0 || s.exits > 1 || s.interrupts != 0 {
 				t.Errorf("measured %+v", s)
 			}
 		})
+	}
+}
+
+func TestInterruptsAreTaken(t *testing.T) {
+	b := newTestBench(t)
+	s, err := b.measure(t.Context(), hull(), disk(work{Size: 4096, Depth: 1, Count: 200, Interrupts: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A request that is done before the guest asks for its interrupt has none.
+	if s.interrupts <= 0 || s.interrupts > 1 || s.exits < s.interrupts {
+		t.Errorf("measured %+v", s)
 	}
 }
 

@@ -25,9 +25,10 @@ type bench struct {
 
 // sample is one measurement. All figures are those of one request.
 type sample struct {
-	took  time.Duration
-	cpu   time.Duration // of all threads of the monitor but the vCPU's
-	kicks float64
+	took       time.Duration
+	cpu        time.Duration // of all threads of the monitor but the vCPU's
+	exits      float64
+	interrupts float64
 }
 
 // patience is how long a guest may take for one row.
@@ -80,7 +81,7 @@ func (b *bench) converse(p *process, peer peer, w work) (sample, error) {
 	if _, err := p.in.Write([]byte{'g'}); err != nil {
 		return sample{}, err
 	}
-	said, err := listen(out, 'E', 4)
+	said, err := listen(out, 'E', 5)
 	if err != nil {
 		return sample{}, err
 	}
@@ -89,7 +90,7 @@ func (b *bench) converse(p *process, peer peer, w work) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	ticks, requests, wrong, kicks := said[0], said[1], said[2], said[3]
+	ticks, requests, wrong, kicks, interrupts := said[0], said[1], said[2], said[3], said[4]
 	switch {
 	case wrong != 0:
 		return sample{}, fmt.Errorf("%d of %d requests failed or brought wrong data", wrong, requests)
@@ -100,9 +101,11 @@ func (b *bench) converse(p *process, peer peer, w work) (sample, error) {
 	}
 	n := float64(requests) / float64(w.unit())
 	return sample{
-		took:  b.clock.duration(float64(ticks) / n),
-		cpu:   time.Duration(float64(after.cpuSince(before)) / n),
-		kicks: float64(kicks) / n,
+		took: b.clock.duration(float64(ticks) / n),
+		cpu:  time.Duration(float64(after.cpuSince(before)) / n),
+		// A notification, or an interrupt's InterruptStatus and InterruptACK.
+		exits:      float64(kicks+2*interrupts) / n,
+		interrupts: float64(interrupts) / n,
 	}, nil
 }
 

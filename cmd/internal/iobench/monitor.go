@@ -153,7 +153,7 @@ func qemus(r row) []monitor {
 // qemu starts QEMU. The disk's name is added to an argument that ends in "file=".
 func qemu(b *bench, work string, args []string) (*process, error) {
 	argv := []string{
-		"-M", "microvm,pit=off,pic=off,rtc=off,auto-kernel-cmdline=off", "-accel", "kvm", "-cpu", "qemu64", "-m", "128",
+		"-M", "microvm,ioapic2=off,pit=off,pic=off,rtc=off,auto-kernel-cmdline=off", "-accel", "kvm", "-cpu", "qemu64", "-m", "128",
 		"-kernel", b.guest, "-initrd", work, "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
 		"-global", "virtio-mmio.force-legacy=false", "-global", "virtio-mmio.ioeventfd=on",
 	}

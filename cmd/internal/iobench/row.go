@@ -22,7 +22,7 @@ func rows() []row {
 	var all []row
 	blk := func(name string, w work) {
 		w.Kind, w.Device = kindBlk, idBlock
-		w.Features = featureIndirect | featureEventIdx | featureVersion1
+		w.Features = blockFeatures
 		w.Units, w.Seed, w.Step = diskSize/w.Size, seed, w.Size-8
 		w.Warmup = w.Count / 20
 		all = append(all, row{name: name, work: w, floor: floorDisk})
@@ -34,6 +34,8 @@ func rows() []row {
 		blk("4 KiB random read, "+d.name, work{Size: 4096, Depth: d.depth, Count: d.count})
 		blk("4 KiB random write, "+d.name, work{Size: 4096, Depth: d.depth, Count: d.count, Write: 1})
 	}
+	blk("4 KiB random read, depth 1, interrupts", work{Size: 4096, Depth: 1, Count: 4000, Interrupts: 1})
+	blk("4 KiB random read, depth 32, interrupts", work{Size: 4096, Depth: 32, Count: 20000, Interrupts: 1})
 	blk("1 MiB sequential read, depth 4", work{Size: 1 << 20, Depth: 4, Count: 1000, Sequential: 1})
 	blk("1 MiB sequential write, depth 4", work{Size: 1 << 20, Depth: 4, Count: 1000, Sequential: 1, Write: 1})
 

@@ -33,6 +33,7 @@ type work struct {
 	Write               uint64 // disks: 1 for writes
 	Seed                uint64 // disks and vsock: what data is made of
 	Step                uint64 // disks: bytes from one word that is looked at to the next
+	Interrupts          uint64 // 1 to take an interrupt for what is done
 }
 
 // Kinds of work.
@@ -51,8 +52,10 @@ const (
 	idVsock = 19
 )
 
-// Features (6). What Linux negotiates wherever it is offered.
+// Features (5.2.3, 6). What Linux negotiates wherever it is offered. Without FLUSH a
+// device may take itself for a write-through cache, which QEMU does.
 const (
+	featureFlush    = 1 << 9  // VIRTIO_BLK_F_FLUSH
 	featureIndirect = 1 << 28 // VIRTIO_F_INDIRECT_DESC
 	featureEventIdx = 1 << 29 // VIRTIO_F_EVENT_IDX
 	featureVersion1 = 1 << 32 // VIRTIO_F_VERSION_1
@@ -83,6 +86,9 @@ func (w work) unit() uint64 {
 	}
 	return 1
 }
+
+// blockFeatures are those of disks.
+const blockFeatures = featureFlush | featureIndirect | featureEventIdx | featureVersion1
 
 // pattern fills p, which belongs at off of a disk or stream.
 func pattern(p []byte, off uint64) {
