@@ -106,7 +106,11 @@ func (b *bench) table(w io.Writer, results []result, rounds int) error {
 	logs, compared := 0.0, 0
 	for _, r := range results {
 		h := median(r.hull, took)
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t", r.row.name, figure(median(r.floor, micro)), figure(h), span(r.hull))
+		floor := "–"
+		if f := median(r.floor, micro); f > 0 {
+			floor = figure(f)
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t", r.row.name, floor, figure(h), span(r.hull))
 		if len(r.qemu) == 0 {
 			fmt.Fprintf(tw, "–\t\t\t%s\t–\t%s\t–\t%s\t–\t\t\n",
 				figure(median(r.hull, cpu)), figure(median(r.hull, exits)), figure(median(r.hull, interrupts)))
@@ -135,7 +139,7 @@ func footnotes(rounds int, version string) string {
 floor: the same preadv, pwritev, read or write calls without a VM, one after the other on one thread
 CPU: of all threads of the monitor but the vCPU's, which polls; kernel threads of its own are counted, vhost is not used
 exits: one for each notification, which KVM turns into an eventfd's, and two, to the monitor, for each interrupt
-irqs: interrupts that the guest took; rows without that word do not ask for any. All rows poll the used ring
+irqs: interrupts that the guest took. It waits for them where the row says so, without halting, and polls the used ring else
 QEMU's settings are the fastest of those tried in a round before the others. It has no vsock device of its own.
 `, rounds, version)
 }

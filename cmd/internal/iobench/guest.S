@@ -5,8 +5,8 @@
 #
 # Privileged code ends as soon as page tables are in place: the rest runs at
 # privilege level 3 with access to all ports and to the device's registers, where
-# even a software KVM runs code at full speed. Used rings are polled, also when
-# interrupts are asked for: their handler only counts them.
+# even a software KVM runs code at full speed. Used rings are polled, or looked at
+# after each interrupt, which is waited for without halting.
 #
 # What it says, a line each, numbers as 16 hexadecimal digits:
 #   R                             ready; goes on when a byte is sent to COM1
@@ -103,8 +103,10 @@
 	.set NET_IN, 2
 	.set VSOCK_OUT, 3
 	.set VSOCK_IN, 4
+	.set REGISTER, 5		# reads of a register of the device
 
 	.set NET_HEADER, 12		# struct virtio_net_hdr (5.1.6)
+	.set MIN_BUFFER, 1526		# bytes to receive in, as Linux has it: a header and an Ethernet frame
 	.set ETHERTYPE, 0xb588		# 0x88b5, for experiments (IEEE 802), as it is in memory
 
 # struct virtio_vsock_hdr (5.10.6)
@@ -226,7 +228,7 @@ interrupt:
 	movq	%rax, %rsp
 	movl	INTERRUPT_STATUS(%rbx), %eax
 	movl	%eax, INTERRUPT_ACK(%rbx)
-	incl	interrupts
+	incl	interrupts		# after that: what was done before is seen
 	movl	$LAPIC, %eax
 	movl	$0, 0xb0(%rax)		# end of interrupt
 	movl	$resume, %ecx
@@ -282,6 +284,8 @@ user:
 	put_reg	STATUS, $15		# and DRIVER_OK
 	cmpl	$VSOCK_OUT, P_KIND
 	jb	2f
+	cmpl	$REGISTER, P_KIND
+	je	2f
 	call	connect
 2:	cmpl	$0, receives
 	jne	3f
@@ -296,7 +300,8 @@ user:
 	call	run
 4:	movq	$0, errors
 	movq	$0, kicks
-	movl	$0, interrupts
+	movl	interrupts, %eax
+	movl	%eax, interrupts_before
 	call	ticks
 	movq	%rax, begin
 	movl	P_COUNT, %edi
@@ -316,6 +321,7 @@ user:
 	movq	kicks, %rdi
 	call	number
 	movl	interrupts, %edi
+	subl	interrupts_before, %edi
 	call	number
 	call	newline
 1:	pause				# until the monitor is ended
@@ -531,8 +537,12 @@ post:
 # A queue that receives has its buffers and gets them back at once.
 run:
 	movl	%edi, %r15d
+	cmpl	$REGISTER, P_KIND
+	je	read_register
 	testl	%edi, %edi
-	jz	7f
+	jnz	0f
+	ret
+0:
 	movl	$-1, %r14d
 	cmpl	$0, receives
 	jne	3f
@@ -551,6 +561,8 @@ run:
 	jmp	1b
 2:	call	kick
 3:	movl	$PATIENCE, %edx
+	cmpl	$0, P_INTERRUPTS
+	jne	8f
 4:	movzwl	(USED + 2)(%r12), %ebp
 	cmpw	Q_USED(%r12), %bp
 	jne	5f
@@ -576,10 +588,34 @@ run:
 6:	cmpw	Q_USED(%r12), %bp
 	jne	5b
 	call	silence
-	call	kick
+	cmpl	$0, P_INTERRUPTS
+	je	7f
+	mfence				# what was done before that has no interrupt
+	movzwl	(USED + 2)(%r12), %ebp
+	cmpw	Q_USED(%r12), %bp
+	jne	5b
+7:	call	kick
 	testl	%r15d, %r15d
 	jg	3b
-7:	ret
+	ret
+8:	movl	interrupts, %eax
+	cmpl	seen, %eax
+	jne	9f
+	pause
+	decl	%edx
+	jnz	8b
+	fail	0x26			# no interrupt
+9:	movl	%eax, seen
+	movzwl	(USED + 2)(%r12), %ebp
+	cmpw	Q_USED(%r12), %bp
+	jne	5b
+	jmp	8b
+
+read_register:
+	movl	INTERRUPT_STATUS(%rbx), %eax
+	decl	%r15d
+	jg	read_register
+	ret
 
 # descriptor sets entry edi of the table to esi bytes at rax with the flags in
 # edx.
@@ -728,6 +764,9 @@ net_fill:
 	cmpl	$0, receives
 	je	2f
 	movl	$WRITE, %edx
+	movl	$MIN_BUFFER, %ecx
+	cmpl	%ecx, %esi
+	cmovbl	%ecx, %esi
 2:	call	descriptor
 	cmpl	$0, receives
 	jne	3f
@@ -1030,7 +1069,9 @@ kinds:	.quad	blk_fill, blk_prepare, blk_check
 	.long	1, 0
 	.quad	vsock_fill, nothing, vsock_check
 	.long	0, 1
-queues:	.long	1, 2, 2, 3, 3		# how many queues it has
+	.quad	nothing, nothing, nothing
+	.long	0, 0
+queues:	.long	1, 2, 2, 3, 3, 1	# how many queues it has
 digits:	.ascii	"0123456789abcdef"
 
 	.bss
@@ -1046,7 +1087,9 @@ sequence: .skip	8
 received: .skip	8			# vsock: bytes taken
 granted: .skip	8			# vsock: and of them told to the host
 receives: .skip	4
-interrupts: .skip 4
+interrupts: .skip 4			# taken
+interrupts_before: .skip 4
+seen:	.skip	4			# of interrupts
 sent:	.skip	4			# vsock: bytes, modulo 2^32
 peer_alloc: .skip 4
 peer_fwd: .skip	4

@@ -5,8 +5,8 @@
 // The guest is a program of a few kilobytes (guest.S) that runs its loops at
 // privilege level 3, where even a software KVM runs code at full speed. It drives
 // the queues as Linux does (indirect descriptors, EVENT_IDX), but polls the used
-// ring, takes interrupts only where a row says so, and tells by the time stamp
-// counter how long that took. It checks what it reads.
+// ring where a row does not say that it waits for interrupts, and tells by the
+// time stamp counter how long that took. It checks what it reads.
 //
 // Rounds are interleaved, one run of each monitor a round, so that a machine
 // whose speed drifts does so for all of them.

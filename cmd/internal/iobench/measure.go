@@ -99,11 +99,14 @@ func (b *bench) converse(p *process, peer peer, w work) (sample, error) {
 	case ticks > wall: // neither monitor is known to scale the counter, which a processor can do
 		return sample{}, fmt.Errorf("the guest's clock does not agree with the host's: it counted %d ticks, the host %d", ticks, wall)
 	}
+	if w.Kind == kindRegister {
+		kicks = requests // each is an exit
+	}
 	n := float64(requests) / float64(w.unit())
 	return sample{
 		took: b.clock.duration(float64(ticks) / n),
 		cpu:  time.Duration(float64(after.cpuSince(before)) / n),
-		// A notification, or an interrupt's InterruptStatus and InterruptACK.
+		// A notification each, or an interrupt's InterruptStatus and InterruptACK.
 		exits:      float64(kicks+2*interrupts) / n,
 		interrupts: float64(interrupts) / n,
 	}, nil

@@ -39,8 +39,12 @@ func rows() []row {
 	blk("1 MiB sequential read, depth 4", work{Size: 1 << 20, Depth: 4, Count: 1000, Sequential: 1})
 	blk("1 MiB sequential write, depth 4", work{Size: 1 << 20, Depth: 4, Count: 1000, Sequential: 1, Write: 1})
 
+	all = append(all, row{name: "read of a device register", floor: floorNone, work: work{
+		Kind: kindRegister, Device: idBlock, Features: blockFeatures, Depth: 1, Count: 4000, Warmup: 200,
+	}})
+
 	vsock := func(name string, w work) {
-		w.Device, w.Features, w.Seed = idVsock, featureEventIdx|featureVersion1, seed
+		w.Device, w.Features, w.Seed = idVsock, vsockFeatures, seed
 		w.Depth, w.Warmup = 64, w.Count/20
 		all = append(all, row{name: name, work: w, floor: floorStream, alone: true})
 	}

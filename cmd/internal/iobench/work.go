@@ -43,6 +43,7 @@ const (
 	kindNetIn
 	kindVsockOut
 	kindVsockIn
+	kindRegister
 )
 
 // Device IDs (VIRTIO 1.2, section 5).
@@ -87,8 +88,11 @@ func (w work) unit() uint64 {
 	return 1
 }
 
-// blockFeatures are those of disks.
-const blockFeatures = featureFlush | featureIndirect | featureEventIdx | featureVersion1
+// Those of each device.
+const (
+	blockFeatures = featureFlush | featureIndirect | featureEventIdx | featureVersion1
+	vsockFeatures = featureIndirect | featureEventIdx | featureVersion1
+)
 
 // pattern fills p, which belongs at off of a disk or stream.
 func pattern(p []byte, off uint64) {
