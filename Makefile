@@ -14,7 +14,7 @@ GUEST   := go.mod go.sum $(shell find guestinit images/mkguest images/scratch -t
 PAYLOAD := build/initramfs.cpio build/uroot.ext4 build/uroot.json build/scratch.tmpl build/hull-vmm
 
 .DELETE_ON_ERROR:
-.PHONY: all deps kernel run test test-unit test-lab test-e2e lint bench-boot chaos fuzz clean
+.PHONY: all deps kernel run test test-unit test-lab test-e2e lint bench-boot bench-io chaos fuzz clean
 
 all: bin/hull bin/lab
 
@@ -114,6 +114,13 @@ bench-boot: all build/bootbench build/gokvm
 	.ci/deps lab
 	build/bootbench host -hull bin/hull -hull-vmm build/hull-vmm
 	.ci/bench-linux
+
+build/iobench: $(SOURCES)
+	$(GOBUILD) -o $@ ./cmd/internal/iobench
+
+bench-io: build/hull-vmm build/iobench
+	.ci/deps lab
+	build/iobench
 
 clean:
 	rm -rf bin build

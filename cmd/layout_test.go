@@ -22,6 +22,7 @@ var mayImport = map[string][]string{
 	"cmd/lab":             {"images/..."},
 	// Measures the others from outside.
 	"cmd/internal/bootbench": {"kvm", "vmm", "vmm/testguest"},
+	"cmd/internal/iobench":   {"kvm", "vmm", "vmm/boot"},
 	"vmm":                    {"kvm", "devices/...", "virtio/...", "guestinit/proto", "vmm/..."},
 	"vmm/memory":             {},
 	"vmm/boot":               {"vmm/memory"},

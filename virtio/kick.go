@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +16,9 @@ import (
 // a wake-up instead of three, and no dependence on what else the scheduler is doing.
 type Kick struct {
 	fd int
+	// rung is set by Notify, and cleared before a ring is waited for: for a Worker that looks at its queue meanwhile,
+	// in which KVM's rings show.
+	rung atomic.Bool
 }
 
 // NewKick makes a doorbell.
@@ -34,6 +38,7 @@ var one = [8]byte{1}
 
 // Notify rings. It does not block: an eventfd only blocks writers at 2^64-1.
 func (k *Kick) Notify() {
+	k.rung.Store(true)
 	for {
 		if _, err := unix.Write(k.fd, one[:]); !errors.Is(err, unix.EINTR) {
 			return // the only other errors are those of a closed doorbell
@@ -43,6 +48,7 @@ func (k *Kick) Notify() {
 
 // Wait blocks until the doorbell has been rung since the last Wait. An error means that it is closed.
 func (k *Kick) Wait() error {
+	k.rung.Store(false)
 	var count [8]byte
 	for {
 		_, err := unix.Read(k.fd, count[:])

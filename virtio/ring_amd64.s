@@ -9,3 +9,8 @@ TEXT ·exchange16(SB), NOSPLIT, $0-10
 	MOVW v+8(FP), CX
 	XCHGW CX, (AX)
 	RET
+
+// func pause()
+TEXT ·pause(SB), NOSPLIT, $0-0
+	PAUSE
+	RET

@@ -92,3 +92,6 @@ func (r *ring) descriptor(i uint16) descriptor {
 //
 //go:noescape
 func exchange16(p *uint16, v uint16)
+
+// pause tells the processor that it waits in a loop.
+func pause()

@@ -1,14 +1,25 @@
 package virtio
 
-import "sync/atomic"
+import (
+	"runtime"
+	"sync/atomic"
+	"time"
+)
 
 // Worker serves one queue on a goroutine of its own, which sleeps on the queue's doorbell while there is nothing
 // to do.
+//
+// A driver that waits for one answer before it asks again finds the worker asleep each time: a notification (an exit of
+// the guest) and the wake-up of an idle CPU for each request cost more than many a request. So a worker looks at
+// the queue for a while before it sleeps, if requests have lately come in less than that: as long as it does, the
+// driver need not notify. Requests that come more seldom are not waited for.
 type Worker struct {
 	q     *Queue
 	irq   Interrupter
 	serve func(*Worker) error
 	stop  atomic.Bool
+	idle  time.Time     // since when there has been nothing to do
+	look  time.Duration // how long to look for more before sleeping
 
 	stopping chan struct{} // closed by the first Stop
 	done     chan struct{}
@@ -19,9 +30,13 @@ type Worker struct {
 // not touch the notification flags nor Signal at the end. An error ends the service and is reported to the driver
 // with NeedsReset.
 func StartWorker(q *Queue, irq Interrupter, serve func(w *Worker) error) *Worker {
-	w := &Worker{q: q, irq: irq, serve: serve, stopping: make(chan struct{}), done: make(chan struct{})}
+	w := newWorker(q, irq, serve)
 	go w.run()
 	return w
+}
+
+func newWorker(q *Queue, irq Interrupter, serve func(w *Worker) error) *Worker {
+	return &Worker{q: q, irq: irq, serve: serve, stopping: make(chan struct{}), done: make(chan struct{})}
 }
 
 // Queue returns the queue that w serves.
@@ -48,6 +63,13 @@ func (w *Worker) Stop() {
 	<-w.done
 }
 
+// What Worker.look may be, but for 0. The longest is what a wake-up takes where that is slow; looking is the cheaper way
+// for requests that come within it.
+const (
+	lookMin = 4 * time.Microsecond
+	lookMax = 32 * time.Microsecond
+)
+
 func (w *Worker) run() {
 	defer close(w.done)
 	for !w.stop.Load() {
@@ -58,7 +80,35 @@ func (w *Worker) run() {
 		if w.stop.Load() || w.q.kick.Wait() != nil {
 			return
 		}
+		w.slept(time.Since(w.idle))
 	}
+}
+
+// slept decides how long to look next time, after there has been nothing to do for d. A request that came a little too
+// late is worth looking longer for; one that nobody would have waited for is not. With one CPU, looking would keep
+// the driver from asking.
+func (w *Worker) slept(d time.Duration) {
+	if d > 2*lookMax || runtime.NumCPU() == 1 {
+		w.look = 0
+		return
+	}
+	w.look = min(max(2*w.look, lookMin), lookMax)
+}
+
+// more looks for a while whether there is more to do. The driver has not been asked to notify. Whoever else rings ends
+// that, and is heard when the worker goes to sleep.
+func (w *Worker) more() bool {
+	w.idle = time.Now()
+	for w.look > 0 && !w.q.kick.rung.Load() {
+		if w.q.more() {
+			return true
+		}
+		pause()
+		if time.Since(w.idle) > w.look {
+			break
+		}
+	}
+	return false
 }
 
 // drain serves the queue until it is empty and the driver is going to notify.
@@ -70,7 +120,7 @@ func (w *Worker) drain() error {
 		if err != nil {
 			return err
 		}
-		if w.stop.Load() || !w.q.EnableNotify() {
+		if w.stop.Load() || !w.more() && !w.q.EnableNotify() {
 			return w.q.Err()
 		}
 	}
