@@ -94,3 +94,36 @@ func floorStream(b *bench, w work) (time.Duration, error) {
 
 // floorNone is for what does not exist without a VM.
 func floorNone(*bench, work) (time.Duration, error) { return 0, nil }
+
+// floorTap writes or reads w's frames at the monitor's end of a tap interface, a
+// system call each. What it reads comes from the same peer as the guest's.
+func floorTap(_ *bench, w work) (took time.Duration, err error) {
+	c, err := newCable(w)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if failed := c.end(); err == nil {
+			err = failed
+		}
+	}()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	fd := int(c.tap.Fd())
+	buf := append(make([]byte, netHeader), frame(w.Size)...)
+	transfer := unix.Write
+	if w.Kind == kindNetIn {
+		transfer = unix.Read
+	}
+	c.start()
+	var began time.Time
+	for i := range w.Warmup + w.Count {
+		if i == w.Warmup {
+			began = time.Now()
+		}
+		if n, err := transfer(fd, buf); n != len(buf) {
+			return 0, fmt.Errorf("floor: %d bytes of %d at %s: %v", n, len(buf), c.tap.name, err)
+		}
+	}
+	return time.Since(began) / time.Duration(w.Count), nil
+}

@@ -173,6 +173,37 @@ func TestStreamInArrives(t *testing.T) {
 	}
 }
 
+// network is work on a tap interface.
+func network(t *testing.T, w work) row {
+	t.Helper()
+	err := mayOpenTap()
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		t.Skipf("needs to make a tap interface: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Device, w.Features = idNet, netFeatures
+	return row{name: "network", work: w}
+}
+
+// Frames are counted at either end of the cable.
+func TestFramesArrive(t *testing.T) {
+	for name, w := range map[string]work{
+		"out":       {Kind: kindNetOut, Size: 64, Depth: 8, Warmup: 3, Count: 100},
+		"large out": {Kind: kindNetOut, Size: 65520, Depth: 32, Count: 100},
+		"in":        {Kind: kindNetIn, Size: 64, Depth: 8, Warmup: 3, Count: 100},
+		"large in":  {Kind: kindNetIn, Size: 65520, Depth: 32, Count: 100},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := network(t, w)
+			if _, err := newTestBench(t).measure(t.Context(), hull(), r); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestGuestTellsWhatItLacks covers the guest's own complaints.
 func TestGuestTellsWhatItLacks(t *testing.T) {
 	b := newTestBench(t)

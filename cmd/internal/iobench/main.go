@@ -58,8 +58,13 @@ func run(ctx context.Context, o options) error {
 	}
 	defer closeIt()
 	var results []result
+	taps := mayOpenTap()
 	for _, r := range rows() {
 		if o.only != nil && !o.only.MatchString(r.name) {
+			continue
+		}
+		if r.work.Device == idNet && taps != nil {
+			fmt.Fprintf(os.Stderr, "%s: left out: %v\n", r.name, taps)
 			continue
 		}
 		res, err := b.compete(ctx, os.Stderr, r, o.rounds)

@@ -49,7 +49,7 @@ func (b *bench) measure(ctx context.Context, m monitor, r row) (_ sample, err er
 	if err != nil {
 		return sample{}, err
 	}
-	p, err := m.start(b, r, file)
+	p, err := m.start(b, r, file, peer.files())
 	if err != nil {
 		return sample{}, errors.Join(err, peer.end())
 	}

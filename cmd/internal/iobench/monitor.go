@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -21,8 +23,8 @@ type monitor struct {
 	name   string
 	window window
 	// start runs the guest with the devices of r. work is the file that the guest
-	// finds its work in.
-	start func(b *bench, r row, work string) (*process, error)
+	// finds its work in, inherited are files for the process.
+	start func(b *bench, r row, work string, inherited []*os.File) (*process, error)
 }
 
 // process is a running monitor and the guest's serial port.
@@ -60,7 +62,7 @@ func (p *process) end() (said string) {
 // hull is hull-vmm as the engine starts it.
 func hull() monitor {
 	at := window{boot.VirtioDevice(0).Base, boot.VirtioSlotSize, boot.MaxDevices}
-	return monitor{name: "hull", window: at, start: func(b *bench, r row, work string) (*process, error) {
+	return monitor{name: "hull", window: at, start: func(b *bench, r row, work string, inherited []*os.File) (*process, error) {
 		cfg := vmm.Config{
 			CPUs: 1, Memory: guestMemory, Platform: vmm.PlatformNone, Protocol: "pvh",
 			Kernel: vmm.File{Path: b.guest}, Initrd: []vmm.File{{Path: work}},
@@ -69,6 +71,8 @@ func hull() monitor {
 		switch r.work.Device {
 		case idBlock:
 			cfg.Disks = []vmm.Disk{{ID: "bench", File: &vmm.File{Path: b.disk}}}
+		case idNet:
+			cfg.NICs = []vmm.NIC{{MAC: guestMAC, Tap: []vmm.File{{FD: 7}}}}
 		case idVsock:
 			cfg.Vsock = &vmm.Vsock{CID: 3, Path: b.vsock}
 		}
@@ -81,8 +85,10 @@ func hull() monitor {
 			p.end()
 			return nil, err
 		}
+		given := p.cmd.ExtraFiles
+		p.cmd.ExtraFiles = slices.Concat(given, inherited)
 		err = p.launch()
-		for _, f := range p.cmd.ExtraFiles {
+		for _, f := range given {
 			f.Close()
 		}
 		if err != nil {
@@ -129,6 +135,9 @@ func (p *process) hullFiles(config []byte) error {
 	return nil
 }
 
+// guestMAC is the address of the guest's network card.
+var guestMAC = [6]byte{2, 0, 0, 0, 0, 1}
+
 // qemuWindow is where QEMU's microvm has its virtio-mmio devices.
 var qemuWindow = window{0xfeb0_0000, 0x200, 24}
 
@@ -136,22 +145,25 @@ var qemuWindow = window{0xfeb0_0000, 0x200, 24}
 func qemus(r row) []monitor {
 	var all []monitor
 	add := func(name string, args ...string) {
-		all = append(all, monitor{name: "QEMU " + name, window: qemuWindow, start: func(b *bench, _ row, work string) (*process, error) {
-			return qemu(b, work, args)
+		all = append(all, monitor{name: "QEMU " + name, window: qemuWindow, start: func(b *bench, _ row, work string, inherited []*os.File) (*process, error) {
+			return qemu(b, work, args, inherited)
 		}})
 	}
-	if r.work.Device == idBlock {
+	switch r.work.Device {
+	case idBlock:
 		for _, aio := range []string{"threads", "io_uring"} {
 			drive := "if=none,id=disk,format=raw,cache=writeback,aio=" + aio + ",file="
 			add(aio, "-drive", drive, "-device", "virtio-blk-device,drive=disk")
 			add(aio+", iothread", "-object", "iothread,id=io", "-drive", drive, "-device", "virtio-blk-device,drive=disk,iothread=io")
 		}
+	case idNet:
+		add("tap", "-netdev", "tap,id=net,fd=3", "-device", "virtio-net-device,netdev=net,mac="+net.HardwareAddr(guestMAC[:]).String())
 	}
 	return all
 }
 
 // qemu starts QEMU. The disk's name is added to an argument that ends in "file=".
-func qemu(b *bench, work string, args []string) (*process, error) {
+func qemu(b *bench, work string, args []string, inherited []*os.File) (*process, error) {
 	argv := []string{
 		"-M", "microvm,ioapic2=off,pit=off,pic=off,rtc=off,auto-kernel-cmdline=off", "-accel", "kvm", "-cpu", "qemu64", "-m", "128",
 		"-kernel", b.guest, "-initrd", work, "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
@@ -164,6 +176,7 @@ func qemu(b *bench, work string, args []string) (*process, error) {
 		argv = append(argv, a)
 	}
 	p := &process{cmd: exec.Command(b.qemu, argv...)}
+	p.cmd.ExtraFiles = inherited
 	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err

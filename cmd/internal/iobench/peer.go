@@ -14,6 +14,7 @@ import (
 // does; what it sends, it sends from start on. end waits for it, and tells what
 // went wrong.
 type peer interface {
+	files() []*os.File // that the monitor inherits
 	start()
 	end() error
 }
@@ -21,13 +22,17 @@ type peer interface {
 // nobody is the peer of a disk.
 type nobody struct{}
 
-func (nobody) start()     {}
-func (nobody) end() error { return nil }
+func (nobody) files() []*os.File { return nil }
+func (nobody) start()            {}
+func (nobody) end() error        { return nil }
 
 // newPeer makes the peer for w.
 func (b *bench) newPeer(w work) (peer, error) {
-	if w.Device != idVsock {
+	switch w.Device {
+	case idBlock:
 		return nobody{}, nil
+	case idNet:
+		return newCable(w)
 	}
 	path := fmt.Sprintf("%s_%d", b.vsock, vsockPort)
 	for _, p := range []string{path, b.vsock} { // of the killed one before
@@ -72,6 +77,8 @@ func (s *stream) serve() error {
 	<-s.begin
 	return pour(conn)
 }
+
+func (s *stream) files() []*os.File { return nil }
 
 func (s *stream) start() { close(s.begin) }
 

@@ -39,6 +39,18 @@ func rows() []row {
 	blk("1 MiB sequential read, depth 4", work{Size: 1 << 20, Depth: 4, Count: 1000, Sequential: 1})
 	blk("1 MiB sequential write, depth 4", work{Size: 1 << 20, Depth: 4, Count: 1000, Sequential: 1, Write: 1})
 
+	network := func(name string, w work) {
+		w.Device, w.Features = idNet, netFeatures
+		w.Depth, w.Warmup = 128, w.Count/20
+		all = append(all, row{name: name, work: w, floor: floorTap})
+	}
+	network("net, 64 B out", work{Kind: kindNetOut, Size: 64, Count: 60000})
+	network("net, 1514 B out", work{Kind: kindNetOut, Size: 1514, Count: 60000})
+	network("net, 64 KiB out", work{Kind: kindNetOut, Size: 65520, Count: 10000})
+	network("net, 64 B in", work{Kind: kindNetIn, Size: 64, Count: 60000})
+	network("net, 1514 B in", work{Kind: kindNetIn, Size: 1514, Count: 60000})
+	network("net, 64 KiB in", work{Kind: kindNetIn, Size: 65520, Count: 10000})
+
 	all = append(all, row{name: "read of a device register", floor: floorNone, work: work{
 		Kind: kindRegister, Device: idBlock, Features: blockFeatures, Depth: 1, Count: 4000, Warmup: 200,
 	}})

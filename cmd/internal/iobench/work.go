@@ -57,6 +57,7 @@ const (
 // device may take itself for a write-through cache, which QEMU does.
 const (
 	featureFlush    = 1 << 9  // VIRTIO_BLK_F_FLUSH
+	featureMerge    = 1 << 15 // VIRTIO_NET_F_MRG_RXBUF
 	featureIndirect = 1 << 28 // VIRTIO_F_INDIRECT_DESC
 	featureEventIdx = 1 << 29 // VIRTIO_F_EVENT_IDX
 	featureVersion1 = 1 << 32 // VIRTIO_F_VERSION_1
@@ -91,6 +92,7 @@ func (w work) unit() uint64 {
 // Those of each device.
 const (
 	blockFeatures = featureFlush | featureIndirect | featureEventIdx | featureVersion1
+	netFeatures   = featureMerge | featureIndirect | featureEventIdx | featureVersion1
 	vsockFeatures = featureIndirect | featureEventIdx | featureVersion1
 )
 
