@@ -1,19 +1,19 @@
 package blk
 
-import (
-	"sync"
-	"sync/atomic"
-)
+import "sync"
 
 // poolSize is how many requests of one disk wait for the host's storage at once. Each is a thread while it waits.
 const poolSize = 32
 
 // pool carries out requests that wait, on goroutines that are started when they are needed and then kept.
 type pool struct {
-	work    chan *request
-	idle    atomic.Int32 // goroutines that wait for work
-	started atomic.Int32
-	wg      sync.WaitGroup
+	work chan *request
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex
+	started int // goroutines
+	idle    int // of them wait for work
+	queued  int // requests that none of them has taken yet
 }
 
 // newPool makes a pool for up to n requests at a time.
@@ -21,24 +21,34 @@ func newPool(n int) *pool { return &pool{work: make(chan *request, n)} }
 
 // submit hands r over. It does not block.
 func (p *pool) submit(r *request) {
-	if int(p.idle.Load()) <= len(p.work) && p.started.Load() < poolSize {
-		p.started.Add(1)
+	p.mu.Lock()
+	p.queued++
+	if p.queued > p.idle && p.started < poolSize {
+		p.started++
 		p.wg.Go(p.run)
 	}
+	p.mu.Unlock()
 	p.work <- r
 }
 
 func (p *pool) run() {
 	for {
-		p.idle.Add(1)
+		p.count(1, 0)
 		r, ok := <-p.work
-		p.idle.Add(-1)
+		p.count(-1, -1)
 		if !ok {
 			return
 		}
 		r.carryOut(0)
 		r.server.completed(r)
 	}
+}
+
+func (p *pool) count(idle, queued int) {
+	p.mu.Lock()
+	p.idle += idle
+	p.queued += queued
+	p.mu.Unlock()
 }
 
 // close ends the goroutines. Nothing is submitted any more.
