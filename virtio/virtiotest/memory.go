@@ -83,6 +83,11 @@ func (m *Memory) Bytes(gpa uint64, n int) []byte {
 	return p
 }
 
+// Mark returns where Alloc is, and Rewind gives back what it has taken since: a test that goes on for long does so for
+// each request.
+func (m *Memory) Mark() uint64       { return m.next }
+func (m *Memory) Rewind(mark uint64) { m.next = mark }
+
 // Alloc takes n bytes out of the low region. There is no free: a test has its own memory.
 func (m *Memory) Alloc(n int, align uint64) uint64 {
 	a := (m.next + align - 1) &^ (align - 1)
