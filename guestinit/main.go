@@ -79,6 +79,7 @@ func serve(started int64) error {
 		Kernel:    kernelRelease(),
 		Stages:    map[string]int64{"init": started},
 		Network:   setUpNetwork,
+		Share:     mountShare,
 		SetClock:  setClock, AddEntropy: addEntropy,
 		Log: say,
 		Prepare: func() string {

@@ -63,6 +63,19 @@ func mountTable(table []mount) error {
 	return nil
 }
 
+// mountShare mounts a directory that the host shares. Its device nodes, if it has any, are those of another machine.
+func mountShare(tag, dir string, readOnly bool) error {
+	flags := uintptr(unix.MS_NODEV)
+	if readOnly {
+		flags |= unix.MS_RDONLY
+	}
+	err := unix.Mount(tag, dir, "virtiofs", flags, "")
+	if errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("this kernel has no virtiofs: %w", err)
+	}
+	return err
+}
+
 // delegateCgroups makes the kernel's controllers available below the root. It
 // returns the hierarchy's root, or "" if the kernel has none.
 func delegateCgroups() string {

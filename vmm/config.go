@@ -8,7 +8,9 @@ import (
 
 	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/virtio/blk"
+	"github.com/hullvm/hull/virtio/fs"
 	"github.com/hullvm/hull/virtio/net"
+	"github.com/hullvm/hull/vmm/share"
 )
 
 // File names a file by path or by a descriptor that the process already has.
@@ -74,6 +76,8 @@ type Config struct {
 	Pmems []Pmem `json:"pmems,omitempty"`
 	NICs  []NIC  `json:"nics,omitempty"`
 	Vsock *Vsock `json:"vsock,omitempty"`
+	// Shares are directories of the host that the guest can mount.
+	Shares []Share `json:"shares,omitempty"`
 	// RNG adds the device from which a guest gets random bytes, no more of them
 	// than RNGRate allows; its zero value is 1 MiB a second and 256 KiB at once.
 	RNG     bool        `json:"rng,omitempty"`
@@ -158,6 +162,24 @@ func (n *NIC) validate() error {
 	return errors.Join(n.RX.Validate(), n.TX.Validate())
 }
 
+// Share is a directory, or a regular file, of the host, as a virtio file
+// system. See package vmm/share for what the guest can do with it.
+type Share struct {
+	// Tag is the name by which the guest mounts it: 1 to 36 bytes, the only one
+	// of that name.
+	Tag string `json:"tag"`
+	// File is what is shared. A descriptor may be one opened with O_PATH.
+	File File `json:"file"`
+	// ReadOnly refuses every change, whatever the guest's mount says.
+	ReadOnly bool `json:"read_only,omitempty"`
+	// Cache lets the guest believe for a second what it has seen.
+	Cache bool `json:"cache,omitempty"`
+}
+
+// ShareFileName is the name of a shared file in the directory that the guest
+// mounts then.
+const ShareFileName = share.FileName
+
 // Vsock is the socket device between guest and host.
 type Vsock struct {
 	CID  uint32 `json:"cid"`  // of the guest, 3 or more
@@ -223,6 +245,16 @@ func (c *Config) Validate() error {
 		if err := n.validate(); err != nil {
 			return fmt.Errorf("network card %d: %w", i, err)
 		}
+	}
+	tags := make(map[string]bool)
+	for i, s := range c.Shares {
+		if err := fs.CheckTag(s.Tag); err != nil {
+			return fmt.Errorf("share %d: %w", i, err)
+		}
+		if tags[s.Tag] {
+			return fmt.Errorf("share %d: another one has the tag %q", i, s.Tag)
+		}
+		tags[s.Tag] = true
 	}
 	return nil
 }

@@ -4,13 +4,17 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/virtio/balloon"
 	"github.com/hullvm/hull/virtio/console"
+	"github.com/hullvm/hull/virtio/fs"
 	"github.com/hullvm/hull/virtio/net"
 	"github.com/hullvm/hull/virtio/rng"
 	"github.com/hullvm/hull/virtio/vsock"
 	"github.com/hullvm/hull/vmm/network"
+	"github.com/hullvm/hull/vmm/share"
 )
 
 // virtioDevice is a device to be made.
@@ -55,7 +59,32 @@ func (m *Machine) virtioDevices() []virtioDevice {
 			return m.balloon, err
 		}})
 	}
+	for _, s := range m.cfg.Shares {
+		list = append(list, virtioDevice{fmt.Sprintf("share %q", s.Tag), func() (virtio.Device, error) { return m.share(s) }})
+	}
 	return list
+}
+
+// maxShareQueues bounds the request queues of a share, each of which has a
+// thread while it is busy.
+const maxShareQueues = 4
+
+// share makes a file system device, whose files Close closes.
+func (m *Machine) share(cfg Share) (virtio.Device, error) {
+	f, err := cfg.File.Open(unix.O_PATH)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	nodes, files := share.Room(len(m.cfg.Shares))
+	s, err := share.New(share.Config{File: f, ReadOnly: cfg.ReadOnly, Cache: cfg.Cache, MaxNodes: nodes, MaxFiles: files})
+	if err != nil {
+		return nil, err
+	}
+	m.closing(s.Close)
+	return fs.New(fs.Config{
+		Tag: cfg.Tag, Queues: min(m.cfg.CPUs, maxShareQueues), ReadDirPlus: cfg.Cache, FileSystem: s,
+	})
 }
 
 // nic makes a network card, whose socket or tap Close closes.

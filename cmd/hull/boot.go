@@ -18,7 +18,7 @@ type bootFlags struct {
 	kernel, protocol, initrd string
 	append, serial, memory   string
 	platform, console        string
-	disks, pmems             []string
+	disks, pmems, shares     []string
 	cpus                     int
 	cid                      uint32
 	network                  networkFlags
@@ -47,6 +47,7 @@ fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
   hull boot --kernel vmlinux --protocol pvh --initrd initramfs.cpio --append 'rdinit=/bin/sh'
   hull boot --network user -p 127.0.0.1:2222:22 --disk root.img --append 'root=/dev/vda'
   hull boot --console hvc0
+  hull boot --share .:here --append 'hull.exec="mount -t virtiofs here /tmp; ls /tmp"'
   hull boot --disk root.img,cow --disk data.img --append 'hull.exec="ls /dev"'`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -67,6 +68,7 @@ fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
 	f.StringVar(&flags.initrd, "initrd", "", "Initial filesystem `file`; none: hull's init with a shell")
 	f.StringArrayVar(&flags.pmems, "pmem", nil, "Map this `file`[,ro] into the guest as persistent memory; the first is /dev/pmem0")
 	f.StringArrayVar(&flags.disks, "disk", nil, diskHelp+"; the first is /dev/vda")
+	f.StringArrayVar(&flags.shares, "share", nil, "Share a directory or file: `path:tag`[:ro]; the guest mounts the tag as virtiofs")
 	f.Uint32Var(&flags.cid, "vsock", 0, "Give the VM a vsock device with this `address` (CID), 3 or more")
 	f.IntVar(&flags.cpus, "cpus", 1, "`Number` of CPUs")
 	f.StringVarP(&flags.memory, "memory", "m", "512m", "Memory, a ceiling: `bytes`, or with k, m, g")
@@ -74,7 +76,6 @@ fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
 	f.StringVar(&flags.serial, "serial", engine.SerialStdio, "Where the serial port leads: stdio, pty or a `file`")
 	f.StringVar(&flags.console, "console", engine.ConsoleSerial, "The guest's console: ttyS0, the serial port, or hvc0, a virtio console on this terminal")
 	flags.network.register(f, engine.NetworkNone)
-	refuse(cmd, "share", "shared directories")
 	refuse(cmd, "snapshot", "snapshots")
 	return cmd
 }
@@ -111,6 +112,13 @@ func (f *bootFlags) config(cmd *cobra.Command) (engine.BootConfig, error) {
 	}
 	if c.Pmems, err = parsePmems(f.pmems); err != nil {
 		return c, err
+	}
+	for _, given := range f.shares {
+		s, err := parseShare(given)
+		if err != nil {
+			return c, err
+		}
+		c.Shares = append(c.Shares, s)
 	}
 	if c.NetworkConfig, err = f.network.config(); err != nil {
 		return c, err

@@ -29,7 +29,7 @@ type runFlags struct {
 	labels, labelFiles      []string
 	memory, cpus            string
 	readOnly, tmpfsRoot     bool
-	tmpfs                   []string
+	tmpfs, volumes, mounts  []string
 	capAdd, capDrop         []string
 	ulimits, addHosts       []string
 	network                 networkFlags
@@ -80,6 +80,8 @@ func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.StringVar(&f.cpus, "cpus", "1", "`Number` of CPUs; a fraction limits the time on the last one")
 	flags.BoolVar(&f.readOnly, "read-only", false, "Make the container's root filesystem read-only")
 	flags.BoolVar(&f.tmpfsRoot, "tmpfs-root", false, "Keep what the container writes in memory")
+	flags.StringArrayVarP(&f.volumes, "volume", "v", nil, "Mount a directory or file of this host, or a volume: `source:target`[:ro]")
+	flags.StringArrayVar(&f.mounts, "mount", nil, "The same in full: `type=bind,source=…,target=…`[,readonly]; type volume or tmpfs")
 	flags.StringArrayVar(&f.tmpfs, "tmpfs", nil, "Mount a tmpfs: `path`[:options]")
 	flags.StringArrayVar(&f.capAdd, "cap-add", nil, "Add a Linux `capability`")
 	flags.StringArrayVar(&f.capDrop, "cap-drop", nil, "Drop a Linux `capability`")
@@ -139,6 +141,9 @@ func (f *runFlags) config(cmd *cobra.Command, image string, args []string) (engi
 		return c, err
 	}
 	if c.Tmpfs, err = parseTmpfs(f.tmpfs); err != nil {
+		return c, err
+	}
+	if err := f.addMounts(&c); err != nil {
 		return c, err
 	}
 	if c.Ulimits, err = parseUlimits(f.ulimits); err != nil {

@@ -28,6 +28,7 @@ executed, 128+n if signal n killed it, and 125 if hull itself failed.`,
   hull run --rm -it debian bash
   echo hi | hull run --rm -i uroot cat
   hull run --rm --memory 2g --cpus 1.5 -e LEVEL=3 -w /tmp debian sh -c 'echo $LEVEL; pwd'
+  hull run --rm -v "$PWD":/src:ro -v cache:/var/cache debian ls /src
   hull run --rm --timing=start.svg uroot true`,
 		Args:              minArgs(1),
 		ValidArgsFunction: completeImages(a),

@@ -40,6 +40,8 @@ type Options struct {
 	AddEntropy func([]byte) error
 	// Network sets up network cards.
 	Network func([]proto.Interface) error
+	// Share mounts the file system with a tag on a directory.
+	Share func(tag, dir string, readOnly bool) error
 	// Mount mounts a root filesystem.
 	Mount func(cfg proto.RootFS, dir, dev string) (Root, error)
 	// Log takes a line for whoever watches the guest's console.
@@ -80,6 +82,7 @@ type container struct {
 	owner    *control // the connection it was started over
 	process  *process // nil until it is started
 	root     Root     // nil until it is mounted
+	shares   []string // where the host's directories are mounted
 	volatile bool
 	newPID   bool
 	group    *cgroup.Group // nil without cgroups
@@ -191,11 +194,16 @@ func (a *Agent) end() {
 func (a *Agent) clear(c *container) {
 	c.cleared.Do(func() {
 		a.mu.Lock()
-		group, root, volatile := c.group, c.root, c.volatile
+		group, root, volatile, shares := c.group, c.root, c.volatile, c.shares
 		a.mu.Unlock()
 		if group != nil {
 			if err := group.Kill(killTimeout); err != nil {
 				a.opts.Log(fmt.Sprintf("ending the container: %v", err))
+			}
+		}
+		for _, dir := range shares {
+			if err := unmountShare(dir); err != nil {
+				a.opts.Log(err.Error())
 			}
 		}
 		if root == nil || volatile {

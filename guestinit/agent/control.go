@@ -49,8 +49,10 @@ func (a *Agent) serve(conn Conn) {
 	a.conns[c] = struct{}{}
 	hello := &proto.Hello{
 		Version: proto.Version, MinVersion: proto.MinVersion,
-		Features: []string{proto.FeatureExec, proto.FeatureWait, proto.FeatureNetwork, proto.FeatureDisks},
-		Kernel:   a.opts.Kernel, Stages: a.opts.Stages, Now: boottime(),
+		Features: []string{
+			proto.FeatureExec, proto.FeatureWait, proto.FeatureNetwork, proto.FeatureDisks, proto.FeatureShares,
+		},
+		Kernel: a.opts.Kernel, Stages: a.opts.Stages, Now: boottime(),
 	}
 	a.mu.Unlock()
 	c.send(proto.Message{Type: proto.TypeHello, Hello: hello})

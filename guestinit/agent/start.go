@@ -89,6 +89,9 @@ func (a *Agent) prepare(c *container, s *proto.Start, stages map[string]int64) (
 	a.mu.Lock()
 	c.root, c.volatile, c.newPID = root, s.Root.Volatile, stage.WantsPIDNamespace(s.Spec)
 	a.mu.Unlock()
+	if err := a.mountShares(c, s); err != nil {
+		return nil, err
+	}
 	files, err := a.writeFiles(s)
 	if err != nil {
 		return nil, err

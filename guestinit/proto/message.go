@@ -119,6 +119,19 @@ type Start struct {
 	// Disks are block devices that the container has in its /dev under their names in the
 	// guest's, such as "vdc"; an agent without [FeatureDisks] ignores them.
 	Disks []string `json:"disks,omitempty"`
+	// Shares are what the host shares for mounts of type bind in Spec.Mounts, whose
+	// sources are the host's paths; an agent without [FeatureShares] knows nothing of them.
+	Shares []Share `json:"shares,omitempty"`
+}
+
+// Share is a virtio file system that stands for the source of a bind mount.
+type Share struct {
+	Tag string `json:"tag"`
+	// Destination is that of the mount in Spec.Mounts.
+	Destination string `json:"destination"`
+	// File is the name in the file system's root of the one file to mount; "": all of it.
+	File     string `json:"file,omitempty"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
 }
 
 // Interface says how one network card is to be set up.

@@ -71,4 +71,6 @@ const (
 	FeatureNetwork = "network"
 	// FeatureDisks: Start.Disks are given to the container.
 	FeatureDisks = "disks"
+	// FeatureShares: Start.Shares are mounted.
+	FeatureShares = "shares"
 )

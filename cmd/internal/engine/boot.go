@@ -28,6 +28,7 @@ type BootConfig struct {
 	Initrd   string // path; "" is hull's own init, with a root disk for its shell
 	Disks    []Disk
 	Pmems    []Pmem
+	Shares   []BootShare
 	CID      uint32 // address on a vsock device; 0: none
 	CPUs     int
 	Memory   uint64 // bytes
@@ -55,6 +56,12 @@ const (
 	SerialStdio = "stdio" // the Attach
 	SerialPTY   = "pty"   // a new pseudo-terminal
 )
+
+// BootShare is a directory, or a file, of this host that a bare VM can mount by its tag.
+type BootShare struct {
+	Path, Tag string
+	ReadOnly  bool
+}
 
 // BootEnd is how a bare VM ended.
 type BootEnd struct {
@@ -215,6 +222,13 @@ func (b *boot) prepare(ctx context.Context, files *bundle.Files, table *fileTabl
 			return vmm.Config{}, nil, err
 		}
 		config.Pmems = append(config.Pmems, pmem)
+	}
+	for _, s := range c.Shares {
+		f, err := table.open(s.Path, unix.O_PATH)
+		if err != nil {
+			return vmm.Config{}, nil, fmt.Errorf("share: %w", err)
+		}
+		config.Shares = append(config.Shares, vmm.Share{Tag: s.Tag, File: f, ReadOnly: s.ReadOnly})
 	}
 	if c.usesShell() {
 		root, err := table.open(files.Uroot, os.O_RDONLY)

@@ -32,6 +32,7 @@ type Config struct {
 
 	ReadOnly  bool              `json:"read_only,omitempty"`
 	Tmpfs     map[string]string `json:"tmpfs,omitempty"` // path: mount options
+	Mounts    []Mount           `json:"mounts,omitempty"`
 	TmpfsRoot bool              `json:"tmpfs_root,omitempty"`
 	CapAdd    []string          `json:"cap_add,omitempty"`
 	CapDrop   []string          `json:"cap_drop,omitempty"`
@@ -104,6 +105,9 @@ func (c *Config) fill() error {
 		if err := c.Disks[i].check(); err != nil {
 			return err
 		}
+	}
+	if err := c.fillMounts(); err != nil {
+		return err
 	}
 	if c.Hostname != "" {
 		if err := checkHostname(c.Hostname); err != nil {

@@ -48,6 +48,9 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 	table.lend(r.lock.file)
 	config, err := r.vmConfig(files, table)
 	if err == nil {
+		config.Shares, err = r.share(table)
+	}
+	if err == nil {
 		r.network, err = newNetwork(ctx, &r.record.Config.NetworkConfig,
 			networkGuest{hostname: r.record.hostname(), cpus: config.CPUs, note: r.attach.Note}, table)
 	}
@@ -165,15 +168,14 @@ func (r *run) startRequest() (*proto.Start, error) {
 	entropy := make([]byte, entropyBytes)
 	rand.Read(entropy) // never fails
 	request := &proto.Start{
-		Process:  proto.InitProcess,
-		Spec:     spec,
-		Root:     proto.RootFS{Disk: layersDevice, Layers: len(r.disks), ReadOnly: c.ReadOnly, Volatile: c.AutoRemove},
-		Streams:  r.attach.names(c.Terminal),
-		Time:     time.Now().UnixNano(),
-		Entropy:  entropy,
-		Hosts:    &hosts,
-		Hostname: &hostname,
-		Disks:    r.guestDisks,
+		Process: proto.InitProcess,
+		Spec:    spec,
+		Root:    proto.RootFS{Disk: layersDevice, Layers: len(r.disks), ReadOnly: c.ReadOnly, Volatile: c.AutoRemove},
+		Streams: r.attach.names(c.Terminal),
+		Time:    time.Now().UnixNano(),
+		Entropy: entropy,
+		Disks:   r.guestDisks,
+		Shares:  r.shares,
 	}
 	if !c.TmpfsRoot {
 		request.Root.Upper = scratchDevice
@@ -181,6 +183,14 @@ func (r *run) startRequest() (*proto.Start, error) {
 	if r.network != nil {
 		resolv := resolvConfFor(&c.NetworkConfig)
 		request.ResolvConf, request.Interfaces = &resolv, []proto.Interface{r.network.card}
+	}
+	request.Hosts, request.Hostname = &hosts, &hostname
+	for target, file := range map[string]**string{
+		"/etc/hosts": &request.Hosts, "/etc/hostname": &request.Hostname, "/etc/resolv.conf": &request.ResolvConf,
+	} {
+		if c.mountedAt(target) {
+			*file = nil // the user's own
+		}
 	}
 	return request, nil
 }

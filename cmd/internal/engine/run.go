@@ -81,6 +81,7 @@ type run struct {
 
 	vm          *vmProcess
 	network     *guestNetwork     // nil if there is none
+	shares      []proto.Share     // what the VM shares with this host
 	guestDisks  []string          // names of the disks of --disk in the guest
 	exited      bool              // the workload has, and Exit is known
 	listener    *net.UnixListener // for the agent
@@ -174,6 +175,10 @@ func (r *run) greet(ctx context.Context) (*proto.Client, error) {
 	}
 	now := monotonic()
 	hello := client.Hello()
+	if len(r.shares) > 0 && !hello.Has(proto.FeatureShares) {
+		client.Close()
+		return nil, errors.New("the guest's agent is too old to mount directories of this host")
+	}
 	r.clockOffset = now - hello.Now
 	r.line.Mark(timeline.Hello, now)
 	for name, stage := range map[string]string{"init": timeline.Init, "agent": timeline.Agent} {

@@ -64,7 +64,7 @@ func buildSpec(r *Record) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	tmpfs, err := tmpfsMounts(c.Tmpfs)
+	mounts, err := c.mounts()
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func buildSpec(r *Record) (*specs.Spec, error) {
 		Version:  specs.Version,
 		Hostname: r.hostname(),
 		Root:     &specs.Root{Path: "rootfs", Readonly: c.ReadOnly},
-		Mounts:   append(defaultMounts(), tmpfs...),
+		Mounts:   mounts,
 		Process: &specs.Process{
 			Terminal: c.Terminal,
 			User:     specs.User{Username: user},

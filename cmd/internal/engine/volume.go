@@ -1,0 +1,164 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/guestinit/proto"
+	"github.com/hullvm/hull/vmm"
+)
+
+// Mount is a directory or file of this host, or a volume, in a container.
+type Mount struct {
+	// Source is an absolute path, or the name of a volume if Volume is set.
+	Source string `json:"source"`
+	Volume bool   `json:"volume,omitempty"`
+	// Create makes the directory Source when there is nothing of that name; a
+	// volume is always made on first use.
+	Create   bool   `json:"create,omitempty"`
+	Target   string `json:"target"` // absolute path in the container
+	ReadOnly bool   `json:"read_only,omitempty"`
+	// Cache lets the guest believe for a second what it has seen.
+	Cache bool `json:"cache,omitempty"`
+}
+
+// volumePattern is docker's rule for the names of volumes.
+var volumePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+
+// CheckVolumeName tells whether a volume may have this name.
+func CheckVolumeName(name string) error {
+	if len(name) > 255 || !volumePattern.MatchString(name) {
+		return fmt.Errorf("volume name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-]+ is allowed; a directory of this host is given by its absolute path", name)
+	}
+	return nil
+}
+
+// check tells whether a mount makes sense, before anything is looked at.
+func (m *Mount) check() error {
+	switch {
+	case !path.IsAbs(m.Target):
+		return fmt.Errorf("mount of %s: the target %q must be an absolute path", m.Source, m.Target)
+	case path.Clean(m.Target) == "/":
+		return fmt.Errorf("mount of %s: the target cannot be /", m.Source)
+	case strings.ContainsRune(m.Target, 0), strings.ContainsRune(m.Source, 0):
+		return fmt.Errorf("mount of %q at %q: has a zero byte", m.Source, m.Target)
+	case m.Volume:
+		return CheckVolumeName(m.Source)
+	case !filepath.IsAbs(m.Source):
+		return fmt.Errorf("mount at %s: the source %q must be an absolute path", m.Target, m.Source)
+	}
+	return nil
+}
+
+// fillMounts checks mounts, and that none meets another, or a tmpfs, at the same place.
+func (c *Config) fillMounts() error {
+	taken := make(map[string]bool)
+	for target := range c.Tmpfs {
+		taken[path.Clean(target)] = true
+	}
+	for i := range c.Mounts {
+		m := &c.Mounts[i]
+		if err := m.check(); err != nil {
+			return err
+		}
+		if m.Target = path.Clean(m.Target); taken[m.Target] {
+			return fmt.Errorf("duplicate mount point: %s", m.Target)
+		}
+		taken[m.Target] = true
+	}
+	return nil
+}
+
+// mounts tells where in the container there is something else than its root file system: docker's mounts, then the
+// user's, so that one inside another comes after it.
+func (c *Config) mounts() ([]specs.Mount, error) {
+	user, err := tmpfsMounts(c.Tmpfs)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range c.Mounts {
+		// Device nodes among the host's files would be the guest's devices.
+		options := []string{"rbind", "rprivate", "nodev"}
+		if m.ReadOnly {
+			options = append(options, "ro")
+		}
+		user = append(user, specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: options})
+	}
+	slices.SortStableFunc(user, func(a, b specs.Mount) int {
+		return strings.Compare(a.Destination+"/", b.Destination+"/")
+	})
+	return append(defaultMounts(), user...), nil
+}
+
+// mountedAt tells whether the user has put something at a path of the container.
+func (c *Config) mountedAt(target string) bool {
+	return slices.ContainsFunc(c.Mounts, func(m Mount) bool { return m.Target == target })
+}
+
+// volumeDir is where the files of a volume are.
+func (s *store) volumeDir(name string) string {
+	return filepath.Join(s.dirs.Data, "volumes", name, "_data")
+}
+
+// openMount opens what is to be mounted, and makes it if it is to be.
+func (s *store) openMount(m *Mount) (*os.File, error) {
+	source, create := m.Source, m.Create
+	if m.Volume {
+		// Nobody else has business among them, whatever the modes of the files in them.
+		if err := makePrivate(filepath.Join(s.dirs.Data, "volumes")); err != nil {
+			return nil, err
+		}
+		source, create = s.volumeDir(m.Source), true
+	}
+	f, err := os.OpenFile(source, unix.O_PATH, 0)
+	if errors.Is(err, fs.ErrNotExist) && create {
+		if err := os.MkdirAll(source, 0o755); err != nil {
+			return nil, fmt.Errorf("mount at %s: creating its source: %w", m.Target, err)
+		}
+		f, err = os.OpenFile(source, unix.O_PATH, 0)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("mount at %s: bind source path does not exist: %s", m.Target, source)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mount at %s: %w", m.Target, err)
+	}
+	return f, nil
+}
+
+// share opens the sources of the container's mounts for its VM.
+func (r *run) share(table *fileTable) (shares []vmm.Share, err error) {
+	r.shares = nil
+	for i := range r.record.Config.Mounts {
+		m := &r.record.Config.Mounts[i]
+		f, err := r.engine.store.openMount(m)
+		if err != nil {
+			return nil, err
+		}
+		file := table.add(f)
+		info, err := f.Stat()
+		if err != nil {
+			return nil, fmt.Errorf("mount at %s: %w", m.Target, err)
+		}
+		inGuest := proto.Share{Tag: fmt.Sprintf("hull-share-%d", i), Destination: m.Target, ReadOnly: m.ReadOnly}
+		switch {
+		case info.Mode().IsRegular():
+			inGuest.File = vmm.ShareFileName
+		case !info.IsDir():
+			return nil, fmt.Errorf("mount at %s: %s is neither a directory nor a regular file, which is all that a VM can share with its host", m.Target, m.Source)
+		}
+		r.shares = append(r.shares, inGuest)
+		shares = append(shares, vmm.Share{Tag: inGuest.Tag, File: file, ReadOnly: m.ReadOnly, Cache: m.Cache})
+	}
+	return shares, nil
+}
