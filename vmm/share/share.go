@@ -107,7 +107,7 @@ func New(cfg Config) (_ *FileSystem, err error) {
 	return f, nil
 }
 
-// Close closes everything. Nobody may use f any more.
+// Close closes everything. Nobody may use f any more; a second Close does nothing.
 func (f *FileSystem) Close() error {
 	if f.root != nil {
 		f.Reset()
@@ -118,7 +118,7 @@ func (f *FileSystem) Close() error {
 			unix.Close(fd)
 		}
 	}
-	f.base, f.proc = -1, -1
+	f.base, f.proc, f.maker = -1, -1, nil
 	return nil
 }
 
