@@ -115,6 +115,13 @@ func agentMain(dir string) error {
 		Dev:       "/dev",
 		Kernel:    "test",
 		Prepare:   func() string { return testCgroup(dir) },
+		// A share is a directory of the test's.
+		Share: func(tag, at string, readOnly bool) error {
+			if err := unix.Mount(filepath.Join(dir, tag), at, "", unix.MS_BIND, ""); err != nil || !readOnly {
+				return err
+			}
+			return unix.Mount("", at, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
+		},
 		Mount: func(cfg proto.RootFS, base, _ string) (Root, error) {
 			upper := filepath.Join(base, "upper")
 			for _, name := range []string{"upper", "work", "root"} {

@@ -36,6 +36,9 @@ func (a *Agent) mountShares(c *container, s *proto.Start) error {
 		c.shares = append(c.shares, dir)
 		a.mu.Unlock()
 		m.Source = filepath.Join(dir, share.File)
+		if share.ReadOnly {
+			m.Options = append(m.Options, "ro")
+		}
 	}
 	return nil
 }

@@ -125,9 +125,6 @@ func (f *FileSystem) Close() error {
 // String implements fuse.RawFileSystem.
 func (f *FileSystem) String() string { return "hull" }
 
-// single tells whether a file is shared, and no directory.
-func (f *FileSystem) single() bool { return f.root.fd < 0 }
-
 // status makes an answer of an error of a system call.
 func status(err error) fuse.Status {
 	if err == nil {
