@@ -46,3 +46,25 @@ func TestValidateNIC(t *testing.T) {
 		}
 	}
 }
+func TestValidateShares(t *testing.T) {
+	for name, tt := range map[string]struct {
+		tags []string
+		want string // in the error
+	}{
+		"two":           {tags: []string{"a", "b"}},
+		"longest":       {tags: []string{strings.Repeat("x", 36)}},
+		"the same":      {tags: []string{"a", "a"}, want: `share 1: another one has the tag "a"`},
+		"none":          {tags: []string{""}, want: "share 0: tag"},
+		"too long":      {tags: []string{strings.Repeat("x", 37)}, want: "1 to 36 bytes"},
+		"with a zero":   {tags: []string{"a\x00b"}, want: "without a zero byte"},
+		"second is bad": {tags: []string{"a", ""}, want: "share 1: tag"},
+	} {
+		c := Config{CPUs: 1}
+		for _, tag := range tt.tags {
+			c.Shares = append(c.Shares, Share{Tag: tag, File: File{Path: "/"}})
+		}
+		if err := c.Validate(); (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+	}
+}
