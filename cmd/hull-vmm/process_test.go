@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 	}
 	program = filepath.Join(dir, "hull-vmm")
 	build := exec.Command("go", "build", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is released: static
 	build.Stderr = os.Stderr
 	status := 1
 	if build.Run() == nil {

@@ -71,7 +71,7 @@ func (f *FileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 }
 
 func (f *FileSystem) openFile(n *node, flags uint32, out *fuse.OpenOut) fuse.Status {
-	host := int(flags & (unix.O_ACCMODE | unix.O_APPEND | unix.O_TRUNC))
+	host := int(flags & (unix.O_ACCMODE | unix.O_TRUNC))
 	access := host & unix.O_ACCMODE
 	if access == unix.O_ACCMODE {
 		return fuse.EINVAL
@@ -142,7 +142,8 @@ func (r *read) Bytes(buf []byte) ([]byte, fuse.Status) {
 	return buf[:n], s
 }
 
-// Writev implements fuse.RawFileSystem.
+// Writev implements fuse.RawFileSystem. Where to append, the host knows best. No file is open with O_APPEND for that: what
+// a program has written through a mapping comes over any file that is open, and has its place.
 func (f *FileSystem) Writev(_ <-chan struct{}, in *fuse.WriteIn, pieces [][]byte) (uint32, fuse.Status) {
 	if f.cfg.ReadOnly {
 		return 0, fuse.EROFS
@@ -155,9 +156,13 @@ func (f *FileSystem) Writev(_ <-chan struct{}, in *fuse.WriteIn, pieces [][]byte
 		return 0, s
 	}
 	defer f.done(h)
+	flags := 0
+	if in.Flags&unix.O_APPEND != 0 && in.WriteFlags&fuse.WRITE_CACHE == 0 {
+		flags = unix.RWF_APPEND
+	}
 	var n int
 	err := again(func() (err error) {
-		n, err = unix.Pwritev(h.fd, pieces, int64(in.Offset))
+		n, err = unix.Pwritev2(h.fd, pieces, int64(in.Offset), flags)
 		return err
 	})
 	if err != nil {

@@ -55,7 +55,7 @@ func (f *FileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, o
 	}
 	fd := -1
 	err := f.maker.as(in.Uid, in.Gid, func() (err error) {
-		flags := access | int(in.Flags&unix.O_APPEND) | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+		flags := access | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 		fd, err = unix.Openat(dir.fd, name, flags, in.Mode&0o7777)
 		return err
 	})
