@@ -104,7 +104,7 @@ func TestImportsKeepToTheLayout(t *testing.T) {
 // not link cannot slow its start, weigh in its memory or be attacked.
 var vmmDependencies = []string{
 	"github.com/bobuhiro11/gokvm/kvm",
-	"github.com/hanwen/go-fuse/v2/", // decision 9
+	"github.com/hanwen/go-fuse/v2/", // decision 10
 	"golang.org/x/sys/",
 	"github.com/hullvm/hull/",
 }
