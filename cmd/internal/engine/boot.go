@@ -392,8 +392,8 @@ func (b *boot) serialPTY(config *vmm.Config, table *fileTable) error {
 }
 
 // readPatience is how long the reader of a pseudo-terminal has to read the last
-// that the guest wrote.
-const readPatience = 500 * time.Millisecond
+// that the guest wrote, on a host that may have much else to do.
+const readPatience = 2 * time.Second
 
 // waitRead waits until what was written to a terminal has been read.
 func waitRead(tty *os.File) {
