@@ -112,6 +112,9 @@ func TestOneFlushForMany(t *testing.T) {
 var one = []byte{1, 0, 0, 0, 0, 0, 0, 0}
 
 func TestNoAllocation(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
 	d := suite.NewDriver(t)
 	d.Start(d.Offered())
 	r := d.Rings[0]
