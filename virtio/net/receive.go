@@ -20,6 +20,7 @@ type receiver struct {
 	done     chan struct{}
 
 	chains []*virtio.Chain // popped and not used yet, in order
+	expect int             // how long the next frame may be, by those before
 	room   int             // bytes in them
 	pieces [][]byte
 	head   [][]byte // where the header of the frame goes
@@ -77,8 +78,9 @@ func (r *receiver) run() {
 // serve moves frames until there are none (starved is false) or no buffers for the next.
 func (r *receiver) serve() (starved bool, err error) {
 	for !r.ending.Load() && r.d.Link() {
-		// Room for any frame if there is, so that no backend has to be asked twice.
-		if err := r.gather(HeaderSize + maxFrame); err != nil {
+		// A backend may have to be asked twice for a frame that is longer than those before; but room for any frame is
+		// a long list of buffers, and it would be made for each.
+		if err := r.gather(HeaderSize + r.expect); err != nil {
 			return false, err
 		}
 		if len(r.chains) == 0 {
@@ -89,6 +91,7 @@ func (r *receiver) serve() (starved bool, err error) {
 		if n == 0 || err != nil {
 			return false, err
 		}
+		r.expect = max(n, r.expect-r.expect/8)
 		if n > r.room-HeaderSize {
 			had := r.room
 			if err := r.gather(HeaderSize + n); err != nil {
