@@ -88,9 +88,14 @@ func TestFlushFails(t *testing.T) {
 // TestOneFlushForMany: a guest with many flushes in flight costs the host no more than two.
 func TestOneFlushForMany(t *testing.T) {
 	var flushes atomic.Int32
+	offered := make(chan struct{})
 	s := suite
 	s.New = func(t testing.TB) virtio.Device {
-		return device(t, func() error { flushes.Add(1); return nil })
+		return device(t, func() error {
+			<-offered
+			flushes.Add(1)
+			return nil
+		})
 	}
 	d := s.NewDriver(t)
 	d.Start(d.Offered())
@@ -100,6 +105,7 @@ func TestOneFlushForMany(t *testing.T) {
 		r.Offer(r.Place(suite.Requests[0], virtiotest.Layout{}).Head())
 	}
 	r.Kick()
+	close(offered)
 	for range many {
 		r.AwaitUsed()
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 
@@ -46,17 +47,23 @@ func parseStartTime(stat []byte) (uint64, error) {
 	return strconv.ParseUint(string(fields[afterName]), 10, 64)
 }
 
-// Alive tells whether the process still exists; a zombie does not count.
+// Alive tells whether the process still exists; a zombie does not count. When that cannot be found out it does: what is
+// taken for dead may be cleaned away.
 func (p ProcessRef) Alive() bool {
 	fd, err := p.open()
 	if err != nil {
-		return false
+		return !errors.Is(err, unix.ESRCH)
 	}
 	defer unix.Close(fd)
 	// A pidfd reads as ready when the process has ended, reaped or not.
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
-	return err == nil && n == 0
+	for {
+		n, err := unix.Poll(fds, 0)
+		if err == unix.EINTR { // a signal of Go's own scheduler is enough, even if there is nothing to wait for
+			continue
+		}
+		return err != nil || n == 0
+	}
 }
 
 // Kill sends a signal to the process if it still is the one that was meant, and
@@ -79,20 +86,26 @@ func (p ProcessRef) Kill(signal unix.Signal) (bool, error) {
 	return true, nil
 }
 
-// open returns a pidfd. From then on the PID cannot be given to another process
+// open returns a pidfd, or ESRCH when there is no such process. From then on the PID cannot be given to another process
 // unnoticed, so the start time is compared after it was opened.
 func (p ProcessRef) open() (int, error) {
 	if p.PID <= 1 {
 		return -1, unix.ESRCH
 	}
 	fd, err := unix.PidfdOpen(p.PID, 0)
-	if err != nil {
+	switch {
+	case err == unix.EINVAL: // the number is a thread's now
+		return -1, unix.ESRCH
+	case err != nil:
 		return -1, err
 	}
 	start, err := startTime(p.PID)
-	if err != nil || start != p.Start {
-		unix.Close(fd)
-		return -1, unix.ESRCH
+	switch {
+	case err == nil && start == p.Start:
+		return fd, nil
+	case err == nil || errors.Is(err, fs.ErrNotExist):
+		err = unix.ESRCH
 	}
-	return fd, nil
+	unix.Close(fd)
+	return -1, err
 }

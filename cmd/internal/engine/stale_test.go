@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -250,5 +252,39 @@ func waitRunning(t *testing.T, e *Engine) string {
 			return r.ID
 		}
 		<-tick.C
+	}
+}
+
+// TestAliveInAStormOfSignals: a process that is signalled while it asks is told the truth.
+func TestAliveInAStormOfSignals(t *testing.T) {
+	self, err := ProcessOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread := unix.Gettid()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Tgkill(os.Getpid(), thread, unix.SIGURG) // Go's scheduler sends it whenever it likes
+			}
+		}
+	})
+	for range 50_000 {
+		if !self.Alive() {
+			t.Error("this process is dead")
+			break
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if (ProcessRef{PID: os.Getpid(), Start: self.Start + 1}).Alive() {
+		t.Error("a process with another start is alive")
 	}
 }

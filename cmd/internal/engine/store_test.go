@@ -200,7 +200,7 @@ func TestManyAtOnce(t *testing.T) {
 			for range 5 {
 				got := runTest(t, e, sh("echo x"), Attach{}, nil)
 				if got.err != nil || got.stdout != "x\n" {
-					t.Errorf("%+v", got)
+					t.Errorf("%v: %+v", got.err, got)
 				}
 			}
 		})
