@@ -162,22 +162,27 @@ func TestBootErrors(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	fifo := filepath.Join(dir, "fifo") // to open it would wait for ever
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	out := filepath.Join(dir, "out")
 	base := BootConfig{CPUs: 1, Memory: 64 << 20, Initrd: empty, Serial: out}
 	for want, change := range map[string]func(*BootConfig){
-		"0 CPUs":         func(c *BootConfig) { c.CPUs = 0 },
-		"1000 CPUs":      func(c *BootConfig) { c.CPUs = 1000 },
-		"memory of 0":    func(c *BootConfig) { c.Memory = 0 },
-		"memory of 1":    func(c *BootConfig) { c.Memory = 1 },
-		"this host has":  func(c *BootConfig) { c.Memory = 1 << 50 },
-		"is empty":       func(c *BootConfig) { c.Disks = []Disk{{Path: empty}} },
-		"is a directory": func(c *BootConfig) { c.Disks = []Disk{{Path: dir}} },
-		"no such file":   func(c *BootConfig) { c.Disks = []Disk{{Path: dir + "/none"}} },
-		"kernel: open":   func(c *BootConfig) { c.Kernel = dir + "/none" },
-		"not a kernel":   func(c *BootConfig) { c.Append = "fake=error" },
-		"without a word": func(c *BootConfig) { c.Append = "fake=crash" },
-		"ttyS0 or hvc0":  func(c *BootConfig) { c.Console = "vga" },
-		"CID 2":          func(c *BootConfig) { c.CID = 2 },
+		"0 CPUs":                 func(c *BootConfig) { c.CPUs = 0 },
+		"1000 CPUs":              func(c *BootConfig) { c.CPUs = 1000 },
+		"memory of 0":            func(c *BootConfig) { c.Memory = 0 },
+		"memory of 1":            func(c *BootConfig) { c.Memory = 1 },
+		"this host has":          func(c *BootConfig) { c.Memory = 1 << 50 },
+		"is empty":               func(c *BootConfig) { c.Disks = []Disk{{Path: empty}} },
+		"is a directory":         func(c *BootConfig) { c.Disks = []Disk{{Path: dir}} },
+		"neither a regular file": func(c *BootConfig) { c.Disks = []Disk{{Path: fifo, ReadOnly: true}} },
+		"no such file":           func(c *BootConfig) { c.Disks = []Disk{{Path: dir + "/none"}} },
+		"kernel: open":           func(c *BootConfig) { c.Kernel = dir + "/none" },
+		"not a kernel":           func(c *BootConfig) { c.Append = "fake=error" },
+		"without a word":         func(c *BootConfig) { c.Append = "fake=crash" },
+		"ttyS0 or hvc0":          func(c *BootConfig) { c.Console = "vga" },
+		"CID 2":                  func(c *BootConfig) { c.CID = 2 },
 	} {
 		c := base
 		change(&c)

@@ -115,6 +115,8 @@ func (d *Disk) check() error {
 		return fmt.Errorf("disk %s: is a directory", d.Path)
 	case info.Mode().IsRegular() && info.Size() == 0:
 		return fmt.Errorf("disk %s: is empty", d.Path)
+	case !info.Mode().IsRegular() && info.Mode()&os.ModeType != os.ModeDevice: // to open a FIFO would wait for somebody
+		return fmt.Errorf("disk %s: is neither a regular file nor a block device", d.Path)
 	}
 	return nil
 }
@@ -156,7 +158,8 @@ func (p *Pmem) open(table *fileTable) (vmm.Pmem, error) {
 	if p.ReadOnly {
 		flag = os.O_RDONLY
 	}
-	f, err := table.open(p.Path, flag)
+	// A FIFO would wait for somebody. What else is no file of bytes the VM process says.
+	f, err := table.open(p.Path, flag|unix.O_NONBLOCK)
 	if err != nil {
 		return vmm.Pmem{}, fmt.Errorf("persistent memory: %w", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -32,12 +31,9 @@ type Mount struct {
 	Cache bool `json:"cache,omitempty"`
 }
 
-// volumePattern is docker's rule for the names of volumes.
-var volumePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
-
-// CheckVolumeName tells whether a volume may have this name.
+// CheckVolumeName tells whether a volume may have this name: docker has the same rule as for containers.
 func CheckVolumeName(name string) error {
-	if len(name) > 255 || !volumePattern.MatchString(name) {
+	if len(name) > 255 || !namePattern.MatchString(name) {
 		return fmt.Errorf("volume name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-]+ is allowed; a directory of this host is given by its absolute path", name)
 	}
 	return nil
