@@ -121,16 +121,13 @@ func (b *backend) open(file File, readOnly, direct bool) (*os.File, error) {
 		return nil, err
 	}
 	b.close = append(b.close, f.Close)
-	fd := int(f.Fd())
-	switch err := unix.Flock(fd, lock|unix.LOCK_NB); {
-	case errors.Is(err, unix.EWOULDBLOCK):
-		return nil, fmt.Errorf("disk %s: is in use by another VM; only disks that all of them have read-only, or with an overlay, can be shared", f.Name())
-	case err != nil && !errors.Is(err, unix.ENOLCK) && !errors.Is(err, unix.EOPNOTSUPP):
-		return nil, fmt.Errorf("disk %s: %w", f.Name(), os.NewSyscallError("flock", err))
+	if err := reserve(f, lock); err != nil {
+		return nil, fmt.Errorf("disk %w", err)
 	}
 	if !direct {
 		return f, nil
 	}
+	fd := int(f.Fd())
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	if err == nil {
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags|unix.O_DIRECT)
@@ -139,6 +136,17 @@ func (b *backend) open(file File, readOnly, direct bool) (*os.File, error) {
 		return nil, fmt.Errorf("disk %s: direct I/O: its file system does not have it: %w", f.Name(), err)
 	}
 	return f, nil
+}
+
+// reserve takes a file for this VM, unix.LOCK_EX to write to it or unix.LOCK_SH to read, until it is closed.
+func reserve(f *os.File, lock int) error {
+	switch err := unix.Flock(int(f.Fd()), lock|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return fmt.Errorf("%s: is in use by another VM; only files that all of them have read-only, or disks with an overlay, can be shared", f.Name())
+	case err != nil && !errors.Is(err, unix.ENOLCK) && !errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("%s: %w", f.Name(), os.NewSyscallError("flock", err))
+	}
+	return nil
 }
 
 // findDisk returns the disk with this ID.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hullvm/hull/kvm"
 	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/virtio/pmem"
@@ -16,15 +18,18 @@ import (
 //
 // Writes to a read-only one are exits to nowhere: KVM_MEM_READONLY.
 func (m *Machine) pmem(cfg Pmem) (virtio.Device, error) {
-	flag := os.O_RDWR
+	flag, lock := os.O_RDWR, unix.LOCK_EX
 	if cfg.ReadOnly {
-		flag = os.O_RDONLY
+		flag, lock = os.O_RDONLY, unix.LOCK_SH
 	}
 	f, err := cfg.File.Open(flag)
 	if err != nil {
 		return nil, err
 	}
 	m.closing(f.Close)
+	if err := reserve(f, lock); err != nil {
+		return nil, err
+	}
 	shared, err := memory.MapShared(f, cfg.ReadOnly)
 	if err != nil {
 		return nil, err

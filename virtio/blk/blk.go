@@ -118,10 +118,7 @@ func New(cfg Config) (*Device, error) {
 		return nil, errors.New("disk: no backend given")
 	}
 	if cfg.BlockSize == 0 {
-		cfg.BlockSize = SectorSize
-		if b, ok := cfg.Backend.(interface{ BlockSize() int }); ok {
-			cfg.BlockSize = max(b.BlockSize(), SectorSize)
-		}
+		cfg.BlockSize = blockSize(cfg.Backend)
 	}
 	if b := cfg.BlockSize; b < SectorSize || b > maxBlockSize || b&(b-1) != 0 {
 		return nil, fmt.Errorf("disk: block size %d: must be 512, 1024, 2048 or 4096", b)
@@ -150,6 +147,14 @@ func New(cfg Config) (*Device, error) {
 	copy(d.id[:], cfg.ID)
 	d.fillConfig()
 	return d, nil
+}
+
+// blockSize is what a backend wants to be used in, in bytes.
+func blockSize(b Backend) int {
+	if s, ok := b.(interface{ BlockSize() int }); ok {
+		return max(s.BlockSize(), SectorSize)
+	}
+	return SectorSize
 }
 
 func checkSize(size uint64) error {
@@ -297,10 +302,13 @@ func (d *Device) Deactivate() ([]*virtio.Queue, error) {
 }
 
 // Replace puts another backend in the place of the present one, with which nothing is in flight any more when it
-// returns. The driver is told when the size differs.
+// returns. The driver is told when the size differs; it cannot be told of larger blocks, which are an error.
 func (d *Device) Replace(b Backend) error {
 	if err := checkSize(b.Size()); err != nil {
 		return err
+	}
+	if n := blockSize(b); n > d.cfg.BlockSize {
+		return fmt.Errorf("disk: the backend wants blocks of %d bytes, the driver was told of %d", n, d.cfg.BlockSize)
 	}
 	d.state.Lock()
 	defer d.state.Unlock()

@@ -388,11 +388,18 @@ func TestReplace(t *testing.T) {
 	if err := dev.Replace(empty{first}); err == nil {
 		t.Error("a disk of nothing")
 	}
+	if err := dev.Replace(coarse{first}); err == nil {
+		t.Error("a disk of larger blocks than the driver knows of")
+	}
 }
 
 type empty struct{ *File }
 
 func (empty) Size() uint64 { return 0 }
+
+type coarse struct{ *File }
+
+func (coarse) BlockSize() int { return maxBlockSize }
 
 // TestPoolDoesNotAllocate is TestNoAllocations for requests that wait.
 func TestPoolDoesNotAllocate(t *testing.T) {
