@@ -197,6 +197,19 @@ func report(entries ...uint64) []byte {
 	return b
 }
 
+// await returns the report of that number.
+func await(t *testing.T, dev *Device, serial uint64) Stats {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if s := dev.Stats(); s.Serial == serial {
+			return s
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no report %d", serial)
+		}
+	}
+}
+
 // TestStats plays the driver of the statistics queue: a buffer, which comes back when a new one is wanted.
 func TestStats(t *testing.T) {
 	dev, _, d := start(t, d0())
@@ -207,22 +220,11 @@ func TestStats(t *testing.T) {
 		r.Kick()
 		return s
 	}
-	await := func(serial uint64) Stats {
-		t.Helper()
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-			if s := dev.Stats(); s.Serial == serial {
-				return s
-			}
-			if time.Now().After(end) {
-				t.Fatalf("no report %d", serial)
-			}
-		}
-	}
 	if s := dev.Stats(); s.Serial != 0 || len(s.Values) != 0 {
 		t.Errorf("a report before there is one: %v", s)
 	}
 	first := offer(report(4, 1000, 5, 2000, 99, 1, 5, 3000))
-	if s := await(1); !maps.Equal(s.Values, map[Tag]uint64{FreeMemory: 1000, TotalMemory: 3000}) {
+	if s := await(t, dev, 1); !maps.Equal(s.Values, map[Tag]uint64{FreeMemory: 1000, TotalMemory: 3000}) {
 		t.Errorf("statistics %v", s.Values)
 	}
 	if _, _, ok := r.TakeUsed(); ok {
@@ -234,14 +236,14 @@ func TestStats(t *testing.T) {
 	id, n := r.AwaitUsed()
 	first.Finish(id, n)
 	second := offer(append(report(6, 500), 1, 2, 3)) // cut short
-	if s := await(2); !maps.Equal(s.Values, map[Tag]uint64{AvailableMemory: 500}) {
+	if s := await(t, dev, 2); !maps.Equal(s.Values, map[Tag]uint64{AvailableMemory: 500}) {
 		t.Errorf("statistics %v", s.Values)
 	}
 	// A driver that offers two gets one back; one much too long is read in part.
 	offer(make([]byte, 100_000))
 	id, n = r.AwaitUsed()
 	second.Finish(id, n)
-	await(3)
+	await(t, dev, 3)
 
 	// The buffer outlives a pause.
 	if err := d.Dev.Pause(); err != nil {
@@ -253,7 +255,7 @@ func TestStats(t *testing.T) {
 	if err := d.Dev.Resume(); err != nil {
 		t.Fatal(err)
 	}
-	await(4) // the same buffer, read again
+	await(t, dev, 4) // the same buffer, read again
 	dev.AskStats()
 	r.AwaitUsed()
 }
@@ -315,20 +317,22 @@ func TestReport(t *testing.T) {
 		r.Offer(r.Place(virtiotest.Request{Out: out, Check: nothing}, virtiotest.Layout{}).Head())
 		r.Kick()
 	}
-	answer := make(chan Stats, 1)
-	go func() {
-		s, err := dev.Report(t.Context())
-		if err != nil {
-			t.Error(err)
-		}
-		answer <- s
-	}()
+	// A driver has a report ready before it is asked, and makes a new one when that comes back.
 	offer(report(uint64(FreeMemory), 1))
-	if s := <-answer; s.Values[FreeMemory] == 0 {
-		t.Errorf("statistics %v", s)
+	await(t, dev, 1)
+	var driver sync.WaitGroup
+	driver.Go(func() {
+		r.AwaitUsed()
+		offer(report(uint64(FreeMemory), 2))
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if s, err := dev.Report(ctx); err != nil || s.Values[FreeMemory] != 2 {
+		t.Errorf("statistics %v, %v", s, err)
 	}
+	driver.Wait()
 	// One that does not answer.
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	if s, err := dev.Report(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v, %v", s, err)
