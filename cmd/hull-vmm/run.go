@@ -130,6 +130,9 @@ func (c *control) serve(m *vmm.Machine, orphaned chan<- struct{}) {
 
 // answer does what a command says and reports how it went.
 func (c *control) answer(m *vmm.Machine, cmd vmm.Command) {
+	if cmd.Command == vmm.CommandStop { // answered first: the end of the VM is that of this process
+		defer m.Stop("asked by the host")
+	}
 	e := vmm.Event{Event: "ok", Name: cmd.Command}
 	if err := do(m, cmd, &e); err != nil {
 		e.Event, e.Message = "error", err.Error()
@@ -148,7 +151,6 @@ func do(m *vmm.Machine, cmd vmm.Command, e *vmm.Event) error {
 	case vmm.CommandResume:
 		return m.Resume()
 	case vmm.CommandStop:
-		m.Stop("asked by the host")
 		return nil
 	case vmm.CommandResize:
 		return m.Resize(cmd.Rows, cmd.Cols)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hullvm/hull/cmd/internal/engine"
 )
 
 // jobs are the commands that a script has started, by name. They are one of the
@@ -132,7 +134,7 @@ func scriptSignal(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: signal SIGNAL NAME")
 	}
-	number, err := parseSignal(args[0])
+	number, err := engine.ParseSignal(args[0])
 	ts.Check(err)
 	ts.Check(jobsOf(ts).get(ts, args[1]).cmd.Process.Signal(number))
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -13,7 +12,6 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/cmd/internal/engine"
 )
@@ -21,6 +19,8 @@ import (
 // runFlags are the flags of `hull run` as they were given.
 type runFlags struct {
 	interactive, terminal   bool
+	detach                  bool   // of run alone
+	detachKeys              string // of run alone
 	remove                  bool
 	name, cidFile           string
 	env, envFiles           []string
@@ -35,6 +35,11 @@ type runFlags struct {
 	network                 networkFlags
 	disks                   []string
 	stopSignal              string
+	stopTimeout             int
+	restart                 string
+	logDriver               string
+	logOpts                 []string
+	health                  healthFlags
 	pull                    string
 	quiet, sigProxy         bool
 	kernel, initrd, append  string
@@ -54,6 +59,19 @@ const timingText = "-"
 
 // envBootTimeout sets what --boot-timeout is by default, for hosts that are slow.
 const envBootTimeout = "HULL_BOOT_TIMEOUT"
+
+// registerRun adds the flags that run has and create has not.
+func (f *runFlags) registerRun(flags *pflag.FlagSet, getenv func(string) string) {
+	f.register(flags, getenv)
+	flags.BoolVarP(&f.detach, "detach", "d", false, "Run in the background and print the container's ID")
+	flags.StringVar(&f.detachKeys, "detach-keys", engine.DefaultDetachKeys, detachKeysHelp)
+	flags.BoolVar(&f.sigProxy, "sig-proxy", true, "Pass signals on to the container")
+	flags.StringVar(&f.timing, "timing", "", "Show where the time of the start goes; --timing=`FILE`.svg draws it as well")
+	flags.Lookup("timing").NoOptDefVal = timingText
+}
+
+// detachKeysHelp is about a flag that several commands have.
+const detachKeysHelp = "`Keys` that leave the container running when typed in its terminal"
 
 func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
 	bootTimeout := engine.DefaultBootTimeout
@@ -93,14 +111,16 @@ func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.StringVar(&f.stopSignal, "stop-signal", "", "`Signal` that asks the container to stop")
 	flags.StringVar(&f.pull, "pull", pullMissing, "Pull the image before running: always, missing or never")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "Do not show the progress of a pull")
-	flags.BoolVar(&f.sigProxy, "sig-proxy", true, "Pass signals on to the container")
 	flags.Bool("init", false, "Reap orphans in the container; always so, accepted for docker's sake")
 	flags.StringVar(&f.kernel, "kernel", "", "Boot this kernel `file` instead of the built-in one")
 	flags.StringVar(&f.initrd, "initrd", "", "Unpack this initramfs `file` before hull's own")
 	flags.StringVar(&f.append, "append", "", "Add `words` to the kernel command line")
 	flags.DurationVar(&f.bootTimeout, "boot-timeout", bootTimeout, "How long the VM may take to boot; $HULL_BOOT_TIMEOUT changes the default")
-	flags.StringVar(&f.timing, "timing", "", "Show where the time of the start goes; --timing=`FILE`.svg draws it as well")
-	flags.Lookup("timing").NoOptDefVal = timingText
+	flags.IntVar(&f.stopTimeout, "stop-timeout", 0, "`Seconds` that the container has to stop before it is killed; -1: any time (default 10)")
+	flags.StringVar(&f.restart, "restart", engine.RestartNo, "When to start the container again: no, always, unless-stopped, on-failure[:`retries`]")
+	flags.StringVar(&f.logDriver, "log-driver", engine.LogJSON, "How the container's output is kept: json-file or none")
+	flags.StringArrayVar(&f.logOpts, "log-opt", nil, "`Option` of the log: max-size=10m, max-file=3")
+	f.health.register(flags)
 }
 
 // config makes the engine's configuration of the flags and arguments.
@@ -155,10 +175,23 @@ func (f *runFlags) config(cmd *cobra.Command, image string, args []string) (engi
 		}
 	}
 	if f.stopSignal != "" {
-		if _, err := parseSignal(f.stopSignal); err != nil {
+		if _, err := engine.ParseSignal(f.stopSignal); err != nil {
 			return c, fmt.Errorf("--stop-signal: %w", err)
 		}
 		c.StopSignal = f.stopSignal
+	}
+	if cmd.Flags().Changed("stop-timeout") {
+		timeout := time.Duration(max(f.stopTimeout, -1)) * time.Second
+		c.StopTimeout = &timeout
+	}
+	if c.Restart, err = engine.ParseRestart(f.restart); err != nil {
+		return c, err
+	}
+	if c.Log, err = parseLog(f.logDriver, f.logOpts); err != nil {
+		return c, err
+	}
+	if c.Health, err = f.health.config(); err != nil {
+		return c, err
 	}
 	if f.name != "" {
 		return c, engine.CheckName(f.name)
@@ -271,40 +304,4 @@ func parseUlimits(entries []string) ([]engine.Ulimit, error) {
 		limits = append(limits, engine.Ulimit{Name: u.Name, Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
 	}
 	return limits, nil
-}
-
-var errSignal = errors.New("invalid signal")
-
-// parseSignal reads a signal's name, with or without SIG, or its number.
-func parseSignal(s string) (unix.Signal, error) {
-	if n, err := strconv.Atoi(s); err == nil {
-		if n < 1 || n > 64 {
-			return 0, fmt.Errorf("%w: %s", errSignal, s)
-		}
-		return unix.Signal(n), nil
-	}
-	name := strings.ToUpper(s)
-	if !strings.HasPrefix(name, "SIG") {
-		name = "SIG" + name
-	}
-	if n := unix.SignalNum(name); n != 0 {
-		return n, nil
-	}
-	for base, n := range map[string]int{"SIGRTMIN": 34, "SIGRTMAX": 64} {
-		rest, ok := strings.CutPrefix(name, base)
-		if !ok {
-			continue
-		}
-		offset := 0
-		if rest != "" {
-			var err error
-			if offset, err = strconv.Atoi(rest); err != nil {
-				break
-			}
-		}
-		if n += offset; n >= 34 && n <= 64 {
-			return unix.Signal(n), nil
-		}
-	}
-	return 0, fmt.Errorf("%w: %s", errSignal, s)
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hullvm/hull/cmd/internal/engine"
 )
 
 func newKill(a *app) *cobra.Command {
@@ -17,7 +19,7 @@ func newKill(a *app) *cobra.Command {
 		Args:              minArgs(1),
 		ValidArgsFunction: completeContainers(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			signal, err := parseSignal(name)
+			signal, err := engine.ParseSignal(name)
 			if err != nil {
 				return err
 			}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -142,24 +144,30 @@ func containerFilter(filters []string) (match func(*engine.Record) bool, anyStat
 			return ok && (!hasValue || got == want)
 		},
 	}
+	match, err = filter(filters, tests)
+	anyState = slices.ContainsFunc(filters, func(f string) bool {
+		return strings.HasPrefix(f, "status=") || strings.HasPrefix(f, "exited=")
+	})
+	return match, anyState, err
+}
+
+// filter makes one test of all --filter flags: those with the same key are alternatives.
+func filter[T any](filters []string, tests map[string]func(T, string) bool) (func(T) bool, error) {
 	wanted := make(map[string][]string)
 	for _, f := range filters {
 		key, value, ok := strings.Cut(f, "=")
 		if !ok || tests[key] == nil {
-			return nil, false, fmt.Errorf("invalid filter %q: known are name=, id=, status=, label=, ancestor= and exited=", f)
+			known := strings.Join(slices.Sorted(maps.Keys(tests)), "=, ")
+			return nil, fmt.Errorf("invalid filter %q: known are %s=", f, known)
 		}
 		wanted[key] = append(wanted[key], value)
 	}
-	return func(r *engine.Record) bool {
+	return func(v T) bool {
 		for key, values := range wanted {
-			fits := false
-			for _, v := range values {
-				fits = fits || tests[key](r, v)
-			}
-			if !fits {
+			if !slices.ContainsFunc(values, func(want string) bool { return tests[key](v, want) }) {
 				return false
 			}
 		}
 		return true
-	}, wanted["status"] != nil || wanted["exited"] != nil, nil
+	}, nil
 }

@@ -56,3 +56,21 @@ func each(a *app, cmd *cobra.Command, args []string, do func(string) error) erro
 	}
 	return nil
 }
+
+// together is each for what takes time: all at once, told in order. A command that succeeds prints the argument.
+func together(a *app, cmd *cobra.Command, args []string, do func(string) error) error {
+	results := make([]chan error, len(args))
+	for i, arg := range args {
+		results[i] = make(chan error, 1)
+		go func() { results[i] <- do(arg) }()
+	}
+	i := -1
+	return each(a, cmd, args, func(ref string) error {
+		i++
+		err := <-results[i]
+		if err == nil {
+			fmt.Fprintln(a.stdout, ref)
+		}
+		return err
+	})
+}

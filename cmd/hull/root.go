@@ -84,9 +84,13 @@ container. Verbs, flags, output and exit codes are docker's.`,
 		&cobra.Group{ID: groupHost, Title: "This host:"},
 	)
 	for group, commands := range map[string][]*cobra.Command{
-		groupContainers: {newRun(a), newPS(a), newKill(a), newRemove(a)},
-		groupImages:     {newImages(a), newPull(a), newLoad(a), newImport(a), newRemoveImage(a)},
-		groupHost:       {newBoot(a), newDoctor(a), newVersion(a), newCompletion(a)},
+		groupContainers: {
+			newRun(a), newCreate(a), newStart(a), newStop(a), newRestart(a), newKill(a), newWait(a), newPause(a), newUnpause(a),
+			newPS(a), newInspect(a), newLogs(a), newPort(a), newEvents(a),
+			newAttach(a), newRename(a), newUpdate(a), newRemove(a), newSupervise(a),
+		},
+		groupImages: {newImages(a), newPull(a), newLoad(a), newImport(a), newRemoveImage(a)},
+		groupHost:   {newBoot(a), newDoctor(a), newSystem(a), newVersion(a), newCompletion(a)},
 	} {
 		for _, c := range commands {
 			c.GroupID = group
@@ -153,6 +157,18 @@ func minArgs(n int) cobra.PositionalArgs {
 			return nil
 		}
 		return wrongArgs(cmd, "at least", n)
+	}
+}
+
+func rangeArgs(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return wrongArgs(cmd, "at least", least)
+		case len(args) > most:
+			return wrongArgs(cmd, "at most", most)
+		}
+		return nil
 	}
 }
 

@@ -26,6 +26,7 @@ The exit status is the command's: 127 if it was not found, 126 if it could not b
 executed, 128+n if signal n killed it, and 125 if hull itself failed.`,
 		Example: `  hull run --rm uroot uname -r
   hull run --rm -it debian bash
+  hull run -d --name web --restart always -p 8080:80 nginx
   echo hi | hull run --rm -i uroot cat
   hull run --rm --memory 2g --cpus 1.5 -e LEVEL=3 -w /tmp debian sh -c 'echo $LEVEL; pwd'
   hull run --rm -v "$PWD":/src:ro -v cache:/var/cache debian ls /src
@@ -48,7 +49,7 @@ executed, 128+n if signal n killed it, and 125 if hull itself failed.`,
 		},
 	}
 	cmd.Flags().SetInterspersed(false) // what follows IMAGE belongs to the command
-	flags.register(cmd.Flags(), a.getenv)
+	flags.registerRun(cmd.Flags(), a.getenv)
 	return cmd
 }
 
@@ -60,14 +61,14 @@ func runContainer(a *app, cmd *cobra.Command, flags *runFlags, args []string) (s
 	if err != nil {
 		return 0, &statusError{statusUsage, &usageError{cmd.CommandPath(), err}}
 	}
-	if flags.terminal && flags.interactive && !isTerminal(a.stdin) {
+	if flags.terminal && flags.interactive && !flags.detach && !isTerminal(a.stdin) {
 		return 0, errNoTTY
 	}
-	if flags.cidFile != "" {
-		if _, err := os.Lstat(flags.cidFile); err == nil {
-			return 0, fmt.Errorf("container ID file found, make sure the other container isn't running or delete %s", flags.cidFile)
-		}
+	keys, err := engine.ParseDetachKeys(flags.detachKeys)
+	if err != nil {
+		return 0, &statusError{statusUsage, &usageError{cmd.CommandPath(), err}}
 	}
+	config.StdinOnce = config.OpenStdin && !flags.detach
 	e, err := a.engine()
 	if err != nil {
 		return 0, err
@@ -90,21 +91,23 @@ func runContainer(a *app, cmd *cobra.Command, flags *runFlags, args []string) (s
 			err = releaseErr
 		}
 	}()
-	if flags.cidFile != "" {
-		if err := os.WriteFile(flags.cidFile, []byte(container.ID()), 0o644); err != nil {
-			return 0, fmt.Errorf("writing the container's ID: %w", err)
+	if flags.detach {
+		if _, err := container.Start(ctx, engine.StartOptions{}); err != nil {
+			return 0, err
 		}
+		fmt.Fprintln(a.stdout, container.ID())
+		return 0, nil
 	}
-	attach := engine.Attach{Stdout: a.stdout, Stderr: a.stderr, Signals: signals, Note: func(text string) {
-		fmt.Fprintf(a.stderr, "hull run: %s\r\n", text) // the terminal may be raw
-	}}
-	if flags.interactive {
-		attach.Stdin = a.stdin
+	attach := a.attach("hull run", signals, flags.interactive, flags.terminal)
+	var exit engine.Exit
+	if canLeave := flags.terminal && flags.interactive && flags.timing == ""; canLeave || !config.Restart.None() {
+		exit, err = container.Start(ctx, engine.StartOptions{Attach: &attach, Bound: true, DetachKeys: keys})
+		if errors.Is(err, engine.ErrDetached) {
+			return 0, nil
+		}
+	} else {
+		exit, err = container.Run(ctx, attach, a.line)
 	}
-	if flags.terminal {
-		attach.Terminal = a.terminal()
-	}
-	exit, err := container.Run(ctx, attach, a.line)
 	if flags.timing != "" {
 		if timingErr := a.showTiming(flags.timing, "hull run "+config.Image); err == nil {
 			err = timingErr
@@ -116,9 +119,28 @@ func runContainer(a *app, cmd *cobra.Command, flags *runFlags, args []string) (s
 	return exit.Code, err
 }
 
+// attach are this process's ends of a container's streams.
+func (a *app) attach(command string, signals <-chan os.Signal, stdin, terminal bool) engine.Attach {
+	attach := engine.Attach{Stdout: a.stdout, Stderr: a.stderr, Signals: signals, Note: func(text string) {
+		fmt.Fprintf(a.stderr, "%s: %s\r\n", command, text) // the terminal may be raw
+	}}
+	if stdin {
+		attach.Stdin = a.stdin
+	}
+	if terminal {
+		attach.Terminal = a.terminal()
+	}
+	return attach
+}
+
 // createContainer creates the container, and gets its image first if that is not
 // here. An interrupt ends that.
 func createContainer(a *app, cmd *cobra.Command, e *engine.Engine, flags *runFlags, config engine.Config) (context.Context, *engine.Container, error) {
+	if flags.cidFile != "" {
+		if _, err := os.Lstat(flags.cidFile); err == nil {
+			return nil, nil, fmt.Errorf("container ID file found, make sure the other container isn't running or delete %s", flags.cidFile)
+		}
+	}
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	outlive := context.WithoutCancel(ctx)
@@ -137,6 +159,11 @@ func createContainer(a *app, cmd *cobra.Command, e *engine.Engine, flags *runFla
 	}
 	if err == nil && ctx.Err() != nil { // too late to stop it from being made
 		err = errors.Join(ctx.Err(), container.Release(outlive))
+	}
+	if err == nil && flags.cidFile != "" {
+		if err = os.WriteFile(flags.cidFile, []byte(container.ID()), 0o644); err != nil {
+			err = errors.Join(fmt.Errorf("writing the container's ID: %w", err), container.Release(outlive))
+		}
 	}
 	if err != nil {
 		return nil, nil, err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"text/tabwriter"
 	"text/template"
@@ -64,18 +65,9 @@ func writeFormat(w io.Writer, format string, columns []column, rows []row) error
 		return nil
 	}
 	text, isTable := strings.CutPrefix(format, "table ")
-	// docker's users write \t and \n in single quotes.
-	text = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text)
-	t, err := template.New("--format").Option("missingkey=error").Funcs(template.FuncMap{
-		"json": func(v any) (string, error) {
-			b, err := json.Marshal(v)
-			return string(b), err
-		},
-		"lower": strings.ToLower, "upper": strings.ToUpper,
-		"join": strings.Join, "split": strings.Split,
-	}).Parse(text)
+	t, err := parseTemplate(text)
 	if err != nil {
-		return fmt.Errorf("--format: %w", err)
+		return err
 	}
 	out := w
 	if isTable {
@@ -98,4 +90,42 @@ func writeFormat(w io.Writer, format string, columns []column, rows []row) error
 		}
 	}
 	return nil
+}
+
+// parseTemplate reads a template of --format.
+func parseTemplate(text string) (*template.Template, error) {
+	// docker's users write \t and \n in single quotes.
+	text = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text)
+	t, err := template.New("--format").Option("missingkey=error").Funcs(template.FuncMap{
+		"json": func(v any) (string, error) {
+			b, err := json.Marshal(v)
+			return string(b), err
+		},
+		"lower": strings.ToLower, "upper": strings.ToUpper, "title": title,
+		"join": joinAny, "split": strings.Split, "println": fmt.Sprintln,
+	}).Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("--format: %w", err)
+	}
+	return t, nil
+}
+
+func title(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// joinAny joins the elements of any list.
+func joinAny(list any, separator string) (string, error) {
+	v := reflect.ValueOf(list)
+	if v.Kind() != reflect.Slice {
+		return "", fmt.Errorf("join: %T is not a list", list)
+	}
+	parts := make([]string, v.Len())
+	for i := range parts {
+		parts[i] = fmt.Sprint(v.Index(i))
+	}
+	return strings.Join(parts, separator), nil
 }

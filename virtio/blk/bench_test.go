@@ -75,7 +75,7 @@ func TestNoAllocations(t *testing.T) {
 		for range 50 {
 			lp.round()
 		}
-		if n := testing.AllocsPerRun(100, lp.round); n >= limit {
+		if n := virtiotest.AllocsPerRun(100, lp.round); n >= limit {
 			t.Errorf("%s: %v allocations for 4 requests, want 0", c.name, n)
 		}
 		for _, s := range lp.sent {

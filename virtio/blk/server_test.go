@@ -422,7 +422,7 @@ func TestPoolDoesNotAllocate(t *testing.T) {
 	if raceEnabled {
 		limit = 8
 	}
-	if n := testing.AllocsPerRun(100, lp.round); n >= limit {
+	if n := virtiotest.AllocsPerRun(100, lp.round); n >= limit {
 		t.Errorf("%v allocations for 8 requests, want 0", n)
 	}
 }

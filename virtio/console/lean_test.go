@@ -45,7 +45,7 @@ func TestNoAllocation(t *testing.T) {
 	for range 100 {
 		round()
 	}
-	if n := testing.AllocsPerRun(500, round); n >= 1 {
+	if n := virtiotest.AllocsPerRun(500, round); n >= 1 {
 		t.Errorf("%v allocations for a line and a key, want none", n)
 	}
 }

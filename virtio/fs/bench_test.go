@@ -91,7 +91,7 @@ func TestAllocations(t *testing.T) {
 	}
 	for _, c := range benchmarks() {
 		a := c.start(t)
-		if n := testing.AllocsPerRun(200, a.send); n > c.allocs {
+		if n := virtiotest.AllocsPerRun(200, a.send); n > c.allocs {
 			t.Errorf("%s: %v allocations, at most %v are expected", c.name, n, c.allocs)
 		}
 	}

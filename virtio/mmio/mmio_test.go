@@ -286,7 +286,7 @@ func TestNoAllocations(t *testing.T) {
 	d.Start(d.Offered())
 	p := make([]byte, 4)
 	ack := []byte{3, 0, 0, 0}
-	if n := testing.AllocsPerRun(100, func() {
+	if n := virtiotest.AllocsPerRun(100, func() {
 		d.Dev.Read(regInterruptStatus, p)
 		d.Dev.Write(regInterruptACK, ack)
 		d.Dev.Write(QueueNotify, p)

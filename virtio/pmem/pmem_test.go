@@ -139,7 +139,7 @@ func TestNoAllocation(t *testing.T) {
 	for range 20 {
 		round()
 	}
-	if n := testing.AllocsPerRun(100, round); n >= 1 {
+	if n := virtiotest.AllocsPerRun(100, round); n >= 1 {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
 	"time"
 
 	"github.com/hullvm/hull/vmm"
@@ -25,7 +27,15 @@ type Config struct {
 	ExtraHosts []string `json:"extra_hosts,omitempty"` // NAME:ADDRESS
 	Terminal   bool     `json:"terminal,omitempty"`
 	OpenStdin  bool     `json:"open_stdin,omitempty"`
+	StdinOnce  bool     `json:"stdin_once,omitempty"` // the input ends with the first who is attached to it
 	StopSignal string   `json:"stop_signal,omitempty"`
+	// StopTimeout is how long the container may take to stop before it is killed; nil: DefaultStopTimeout, negative:
+	// any time.
+	StopTimeout *time.Duration `json:"stop_timeout,omitempty"`
+
+	Restart RestartPolicy `json:"restart,omitzero"`
+	Log     LogConfig     `json:"log,omitzero"`
+	Health  *HealthCheck  `json:"health,omitempty"` // nil: the image's
 
 	Labels     map[string]string `json:"labels,omitempty"`
 	AutoRemove bool              `json:"auto_remove,omitempty"`
@@ -63,6 +73,7 @@ const (
 	DefaultCPUs        = 1
 	DefaultMemory      = 512 << 20
 	DefaultBootTimeout = 30 * time.Second
+	DefaultStopTimeout = 10 * time.Second
 )
 
 // MinMemory is the least memory of a container's VM in bytes: what the kernel,
@@ -98,6 +109,27 @@ func (c *Config) fill() error {
 	if err := c.NetworkConfig.fill(); err != nil {
 		return err
 	}
+	if err := c.Restart.check(); err != nil {
+		return err
+	}
+	if c.AutoRemove && !c.Restart.None() {
+		return errors.New("conflicting options: cannot specify both --restart and --rm")
+	}
+	if err := c.Log.check(); err != nil {
+		return err
+	}
+	if err := c.Health.check(); err != nil {
+		return err
+	}
+	for _, path := range []*string{&c.Kernel, &c.Initrd} { // another process may use them
+		if *path == "" {
+			continue
+		}
+		var err error
+		if *path, err = filepath.Abs(*path); err != nil {
+			return fmt.Errorf("finding %s: %w", *path, err)
+		}
+	}
 	if len(c.Disks) > maxDisks {
 		return fmt.Errorf("%d disks: there can be %d", len(c.Disks), maxDisks)
 	}
@@ -132,7 +164,7 @@ func CheckMemory(bytes uint64) error {
 	if bytes < pageSize {
 		return fmt.Errorf("memory of %d bytes: less than a page of %d", bytes, pageSize)
 	}
-	host, err := hostMemory()
+	host, err := HostMemory()
 	if err != nil {
 		return err
 	}

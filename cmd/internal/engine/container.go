@@ -8,19 +8,23 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hullvm/hull/images"
 )
 
 // Container is a container that this process holds: nobody else can start or
-// remove it until Release or Remove. Its methods are for one goroutine.
+// remove it until Release or Leave.
 type Container struct {
 	engine *Engine
-	record *Record
+	id     string
 	lock   *lockFile
 	disks  []images.Disk
 	unhold func() // lets go of the image; may be called again
+
+	mu     sync.Mutex
+	record *Record // the latest; never changed, but replaced: see update
 }
 
 // ErrPlatformMismatch says that an image is for other machines.
@@ -67,7 +71,15 @@ func (e *Engine) Create(ctx context.Context, name string, c Config) (_ *Containe
 	if err != nil {
 		return nil, err
 	}
-	return &Container{engine: e, record: r, lock: lock, disks: image.Disks, unhold: unhold}, nil
+	e.emit(r, "create", nil)
+	held := e.hold(r, lock)
+	held.disks, held.unhold = image.Disks, unhold
+	return held, nil
+}
+
+// hold is the container of a record whose lock the caller has.
+func (e *Engine) hold(r *Record, lock *lockFile) *Container {
+	return &Container{engine: e, id: r.ID, record: r, lock: lock, unhold: func() {}}
 }
 
 func mergeLabels(image, given map[string]string) map[string]string {
@@ -83,32 +95,70 @@ func mergeLabels(image, given map[string]string) map[string]string {
 }
 
 // ID is the container's ID.
-func (c *Container) ID() string { return c.record.ID }
+func (c *Container) ID() string { return c.id }
 
 // Name is the container's name.
-func (c *Container) Name() string { return c.record.Name }
+func (c *Container) Name() string { return c.latest().Name }
 
-func (c *Container) dir() string { return c.engine.store.dir(c.record.ID) }
+// latest is the record as it is now. It is not to be changed.
+func (c *Container) latest() *Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.record
+}
+
+func (c *Container) dir() string { return c.engine.store.dir(c.id) }
 
 // socket is the host's end of the VM's vsock device.
 func (c *Container) socket() string {
-	return filepath.Join(c.engine.store.runDir(c.record.ID), socketName)
+	return filepath.Join(c.engine.store.runDir(c.id), socketName)
 }
 
-// save writes the record after change has been made to its state.
+// update writes the record after change has been made to it. What has the record of before may go on to use it.
+func (c *Container) update(change func(*Record)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := *c.record
+	change(&next)
+	if err := next.write(c.dir()); err != nil {
+		return err
+	}
+	c.record = &next
+	return nil
+}
+
+// save is update for the part that changes most.
 func (c *Container) save(change func(*State)) error {
-	change(&c.record.State)
-	return c.record.write(c.dir())
+	return c.update(func(r *Record) { change(&r.State) })
 }
 
 // Release lets go of a container whose VM has ended. One that goes when it ends is removed.
 func (c *Container) Release(ctx context.Context) error {
+	if c.lock == nil {
+		return nil // somebody else's now
+	}
 	defer c.unhold()
 	defer c.lock.Close()
-	if c.record.Config.AutoRemove {
-		return c.engine.store.remove(ctx, c.record.ID, c.record.Name)
+	if r := c.latest(); r.Config.AutoRemove {
+		return c.engine.remove(ctx, r)
 	}
-	return c.engine.store.removeRunDir(c.record.ID)
+	return c.engine.store.removeRunDir(c.id)
+}
+
+// Leave lets go of a container that has not run yet.
+func (c *Container) Leave() error {
+	defer c.unhold()
+	defer c.lock.Close()
+	return c.save(func(s *State) { s.Status, s.Supervisor = StatusCreated, ProcessRef{} })
+}
+
+// remove deletes a container whose lock the caller holds.
+func (e *Engine) remove(ctx context.Context, r *Record) error {
+	if err := e.store.remove(ctx, r.ID, r.Name); err != nil {
+		return err
+	}
+	e.emit(r, "destroy", nil)
+	return nil
 }
 
 // open makes the directories usable: with it begins all that looks at containers.
@@ -184,14 +234,19 @@ func (e *Engine) Remove(ctx context.Context, ref string, force bool) error {
 	if lock != nil {
 		defer lock.Close()
 	}
-	return e.store.remove(ctx, r.ID, r.Name)
+	return e.remove(ctx, r)
 }
 
 // end kills the VM of a living container and waits for its supervisor to let go
 // of it. The lock it returns is nil when the container went with its VM.
 func (e *Engine) end(ctx context.Context, r *Record) (*lockFile, error) {
-	if err := e.killVM(ctx, r); err != nil {
-		return nil, err
+	asked, cancel := context.WithTimeout(ctx, killPatience)
+	_, err := e.ask(asked, r.ID, request{Op: opEnd})
+	cancel()
+	if err != nil { // the supervisor is gone or stuck, or has no VM yet
+		if err := e.killVM(ctx, r); err != nil {
+			return nil, err
+		}
 	}
 	lock, err := waitLock(ctx, filepath.Join(e.store.dir(r.ID), lockName), 0, removePatience)
 	if errors.Is(err, os.ErrNotExist) {

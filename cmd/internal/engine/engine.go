@@ -21,6 +21,8 @@ type Engine struct {
 	probe func() error
 	// acquire finds an image and holds it: images.Store.Acquire, but for tests.
 	acquire func(context.Context, string) (*images.Image, func(), error)
+	// supervisor is the command line that runs Supervise, but for the container's ID.
+	supervisor []string
 
 	filesOnce sync.Once
 	files     *bundle.Files
@@ -39,14 +41,24 @@ type Options struct {
 	// runs beside other preparations of each VM.
 	Probe func() error
 
+	// Supervisor is the command line of a program that calls Supervise with the
+	// container's ID that is appended; nil: this program, with the argument "supervise".
+	Supervisor []string
+
 	// Files are the guest kernel and what goes with it; nil: those that this
 	// executable carries.
 	Files *bundle.Files
 }
 
+// thisProgram is the file that this process executes, whatever has become of its name.
+const thisProgram = "/proc/self/exe"
+
 // New makes an engine. It touches nothing yet.
 func New(o Options) *Engine {
-	e := &Engine{store: store{dirs: o.Dirs}, probe: o.Probe}
+	e := &Engine{store: store{dirs: o.Dirs}, probe: o.Probe, supervisor: o.Supervisor}
+	if e.supervisor == nil {
+		e.supervisor = []string{thisProgram, "supervise"}
+	}
 	e.acquire = e.acquireStored
 	if o.Files != nil {
 		e.filesOnce.Do(func() { e.files = o.Files })
@@ -170,8 +182,12 @@ func (e *Engine) imagesInUse(ctx context.Context) (map[v1.Hash][]string, error) 
 // imageConfig takes over what concerns running an image.
 func imageConfig(image *images.Image) ImageConfig {
 	c := image.Config.Config
-	return ImageConfig{
+	config := ImageConfig{
 		User: c.User, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir,
-		Volumes: c.Volumes, Labels: c.Labels, StopSignal: c.StopSignal,
+		Volumes: c.Volumes, Labels: c.Labels, StopSignal: c.StopSignal, ExposedPorts: c.ExposedPorts,
 	}
+	if h := c.Healthcheck; h != nil {
+		config.Healthcheck = &HealthCheck{Test: h.Test, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, Retries: h.Retries}
+	}
+	return config
 }

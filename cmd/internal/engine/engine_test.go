@@ -23,7 +23,7 @@ type testImages struct {
 }
 
 func (t *testImages) Acquire(_ context.Context, ref string) (*images.Image, func(), error) {
-	if ref != "test" {
+	if id := "sha256:" + strings.Repeat("ab", 32); ref != "test" && ref != id {
 		return nil, nil, fmt.Errorf("image %q: %w", ref, images.ErrNotFound)
 	}
 	return &images.Image{
@@ -78,6 +78,8 @@ func newTestEngine(t *testing.T) *Engine {
 func testEngineAt(base string) *Engine {
 	at := func(name string) string { return filepath.Join(base, name) }
 	e := New(Options{
+		Supervisor: []string{at("hull-cli"), "supervise", base},
+
 		Dirs:  Dirs{Data: at("data"), Run: at("run"), Cache: at("cache")},
 		Files: &bundle.Files{Dir: base, Kernel: at("vmlinux"), Initramfs: at("initramfs"), VMM: at("hull-vmm"), Scratch: at("scratch")},
 	})

@@ -151,8 +151,14 @@ func (f *fake) commands() {
 	lines := bufio.NewScanner(f.control)
 	for lines.Scan() {
 		var c vmm.Command
-		if json.Unmarshal(lines.Bytes(), &c) == nil && c.Command == vmm.CommandResize {
+		if json.Unmarshal(lines.Bytes(), &c) != nil {
+			continue
+		}
+		switch c.Command {
+		case vmm.CommandResize:
 			f.resized <- c
+		case vmm.CommandPause, vmm.CommandResume, vmm.CommandBalloon:
+			f.event(f.freeze(c))
 		}
 		if bytes.Contains(lines.Bytes(), []byte(`"stop"`)) && f.behave != "stubborn" {
 			f.event(vmm.Event{Event: "exit", Reason: vmm.ReasonStopped, Message: "stopped by the host", Console: "console of a stopped VM"})
@@ -168,6 +174,19 @@ func (f *fake) commands() {
 	}
 	f.killWorkload()
 	syscall.Exit(0)
+}
+
+// freeze stops the workload or lets it go on. It notes what the balloon was asked for.
+func (f *fake) freeze(c vmm.Command) vmm.Event {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	signal := map[string]syscall.Signal{vmm.CommandPause: syscall.SIGSTOP, vmm.CommandResume: syscall.SIGCONT}[c.Command]
+	if signal != 0 {
+		syscall.Kill(-f.process.Pid, signal)
+	} else if err := os.WriteFile(filepath.Join(filepath.Dir(f.config.Vsock.Path), "balloon"), fmt.Append(nil, c.Bytes), 0o600); err != nil {
+		return vmm.Event{Event: "error", Name: c.Command, Message: err.Error()}
+	}
+	return vmm.Event{Event: "ok", Name: c.Command}
 }
 
 func (f *fake) killWorkload() {

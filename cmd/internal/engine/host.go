@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostMemory is how much memory this host has, in bytes.
-func hostMemory() (uint64, error) {
+// HostMemory is how much memory this host has, in bytes.
+func HostMemory() (uint64, error) {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return 0, fmt.Errorf("asking the host for its memory: %w", err)

@@ -11,4 +11,7 @@ type ImageConfig struct {
 	Volumes    map[string]struct{} `json:"Volumes,omitempty"`
 	Labels     map[string]string   `json:"Labels,omitempty"`
 	StopSignal string              `json:"StopSignal,omitempty"`
+
+	Healthcheck  *HealthCheck        `json:"Healthcheck,omitempty"`
+	ExposedPorts map[string]struct{} `json:"ExposedPorts,omitempty"` // "80/tcp"
 }

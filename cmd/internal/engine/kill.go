@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"path/filepath"
-
-	"github.com/hullvm/hull/guestinit/proto"
 )
 
 // ErrNotRunning says that something needs a running container.
@@ -20,46 +17,31 @@ var ErrNotRunning = errors.New("is not running")
 // SIGKILL is turned on the VM itself.
 const killPatience = 2 * time.Second
 
-// Kill sends a signal to the main process of a running container.
+// Kill sends a signal to the main process of a running container. SIGKILL, and the signal that stops the container, end it
+// for good: it is not started again by its restart policy.
 func (e *Engine) Kill(ctx context.Context, ref string, signal unix.Signal) error {
 	r, err := e.Get(ctx, ref)
 	if err != nil {
 		return err
 	}
-	if r.State.Status != StatusRunning {
+	if !r.State.Up() {
 		return fmt.Errorf("cannot kill container %s: container %s %w", ref, r.ID, ErrNotRunning)
 	}
-	err = e.signal(ctx, r, signal)
-	var refused *proto.Error
+	asked, cancel := context.WithTimeout(ctx, killPatience)
+	defer cancel()
+	_, err = e.ask(asked, r.ID, request{Op: opSignal, Signal: int(signal)})
 	switch {
 	case err == nil:
+		e.emit(r, "kill", map[string]string{"signal": strconv.Itoa(int(signal))})
 		return nil
-	case errors.As(err, &refused) && refused.Code == proto.CodeNoProcess:
-		return fmt.Errorf("cannot kill container %s: container %s %w", ref, r.ID, ErrNotRunning)
-	case signal != unix.SIGKILL:
+	case errors.Is(err, ErrNotRunning) || signal != unix.SIGKILL:
 		return fmt.Errorf("cannot kill container %s: %w", ref, err)
 	}
-	// An agent that is stuck or gone must not save the workload.
+	// An agent or a supervisor that is stuck must not save the workload.
 	if err := e.killVM(ctx, r); err != nil {
 		return fmt.Errorf("cannot kill container %s: %w", ref, err)
 	}
 	return nil
-}
-
-func (e *Engine) signal(ctx context.Context, r *Record, signal unix.Signal) error {
-	ctx, cancel := context.WithTimeout(ctx, killPatience)
-	defer cancel()
-	socket := filepath.Join(e.store.runDir(r.ID), socketName)
-	conn, err := dialGuest(ctx, socket, proto.PortControl)
-	if err != nil {
-		return err
-	}
-	client, err := proto.Dial(ctx, conn, nil)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	return client.Signal(ctx, proto.InitProcess, int(signal))
 }
 
 // killVM ends the VM process of a container that was alive a moment ago. It

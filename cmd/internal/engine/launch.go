@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -23,10 +25,10 @@ func (r *run) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	store := &r.engine.store
-	id := r.record.ID
-	if err := store.makeRunDir(id); err != nil {
-		return err
+	for _, socket := range []string{r.socket(), hostSocket(r.socket(), proto.PortControl)} {
+		if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) { // of the life before
+			return err
+		}
 	}
 	listener, err := listenHost(r.socket(), proto.PortControl)
 	if err != nil {
@@ -47,12 +49,13 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 	// being given to somebody else.
 	table.lend(r.lock.file)
 	config, err := r.vmConfig(files, table)
+	r.memory = config.Memory
 	if err == nil {
 		config.Shares, err = r.share(table)
 	}
 	if err == nil {
 		r.network, err = newNetwork(ctx, &r.record.Config.NetworkConfig,
-			networkGuest{hostname: r.record.hostname(), cpus: config.CPUs, note: r.attach.Note}, table)
+			networkGuest{hostname: r.record.Hostname(), cpus: config.CPUs, note: r.attach.Note}, table)
 	}
 	if err != nil {
 		table.close()
@@ -155,16 +158,16 @@ func (r *run) startRequest() (*proto.Start, error) {
 		return nil, err
 	}
 	c := &r.record.Config
-	if c.Terminal && r.attach.Terminal != nil {
-		if rows, cols, err := terminalSize(r.attach.Terminal); err == nil {
+	if c.Terminal {
+		if rows, cols, ok := r.attach.size(); ok {
 			spec.Process.ConsoleSize = &specs.Box{Height: uint(rows), Width: uint(cols)}
 		}
 	}
-	hosts, err := hostsFile(r.record.hostname(), r.network.address(), c.ExtraHosts)
+	hosts, err := hostsFile(r.record.Hostname(), r.network.address(), c.ExtraHosts)
 	if err != nil {
 		return nil, err
 	}
-	hostname := r.record.hostname() + "\n"
+	hostname := r.record.Hostname() + "\n"
 	entropy := make([]byte, entropyBytes)
 	rand.Read(entropy) // never fails
 	request := &proto.Start{

@@ -12,14 +12,16 @@ import (
 // Status is where a container is in its life.
 type Status string
 
-// The states of a container. Starting and running ones belong to a living
+// The states of a container. Those between created and exited belong to a living
 // process that holds their lock; else they are stale.
 const (
-	StatusCreated  Status = "created"  // has not run, or could not be started
-	StatusStarting Status = "starting" // its VM boots
-	StatusRunning  Status = "running"  // its workload runs
-	StatusExited   Status = "exited"   // its workload has ended
-	StatusDead     Status = "dead"     // its record cannot be read: good only for removal
+	StatusCreated    Status = "created"    // has not run, or could not be started
+	StatusStarting   Status = "starting"   // its VM boots
+	StatusRunning    Status = "running"    // its workload runs
+	StatusPaused     Status = "paused"     // its VM stands still
+	StatusRestarting Status = "restarting" // its workload has ended, and is going to be started again
+	StatusExited     Status = "exited"     // its workload has ended
+	StatusDead       Status = "dead"       // its record cannot be read: good only for removal
 )
 
 // recordVersion is the version of the record format. A record of a later one is
@@ -51,12 +53,24 @@ type State struct {
 	ExitCode   int           `json:"exit_code"`
 	OOMKilled  bool          `json:"oom_killed,omitempty"`
 	Error      string        `json:"error,omitempty"` // why it did not start or ended early
+
+	RestartCount int `json:"restart_count,omitempty"` // starts by its restart policy since the user's
+	// StoppedByUser says that its restart policy is not to start it.
+	StoppedByUser bool    `json:"stopped_by_user,omitempty"`
+	Health        *Health `json:"health,omitempty"` // nil: it has no health check, or does not run
 }
 
 // Alive tells whether the state is one that only a living process keeps up.
 func (s State) Alive() bool {
-	return s.Status == StatusStarting || s.Status == StatusRunning
+	switch s.Status {
+	case StatusStarting, StatusRunning, StatusPaused, StatusRestarting:
+		return true
+	}
+	return false
 }
+
+// Up tells whether the container's workload is there.
+func (s State) Up() bool { return s.Status == StatusRunning || s.Status == StatusPaused }
 
 // Names inside a container's directory.
 const (
@@ -111,7 +125,7 @@ func parseRecord(data []byte, id string) (*Record, error) {
 		return nil, err
 	}
 	switch r.State.Status {
-	case StatusCreated, StatusStarting, StatusRunning, StatusExited:
+	case StatusCreated, StatusStarting, StatusRunning, StatusPaused, StatusRestarting, StatusExited:
 		return &r, nil
 	}
 	return nil, fmt.Errorf("unknown status %q", r.State.Status)

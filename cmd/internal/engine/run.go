@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,8 +18,8 @@ import (
 
 // Exit is how a workload ended.
 type Exit struct {
-	Code      int // as a shell has it: 128+n after signal n
-	OOMKilled bool
+	Code      int  `json:"code"` // as a shell has it: 128+n after signal n
+	OOMKilled bool `json:"oom_killed,omitempty"`
 }
 
 // Run starts the container's VM and workload, connects it to a, and returns when
@@ -26,25 +28,12 @@ type Exit struct {
 // [ExitCode] says what a command should exit with then. Stages go to line, which
 // may be nil.
 func (c *Container) Run(ctx context.Context, a Attach, line *timeline.Timeline) (Exit, error) {
-	exit, err := c.run(ctx, a, line)
-	saveErr := c.save(func(s *State) {
-		s.Supervisor, s.VM, s.Ports = ProcessRef{}, ProcessRef{}, nil
-		s.Finished = time.Now()
-		s.ExitCode, s.OOMKilled = exit.Code, exit.OOMKilled
-		if s.Status == StatusRunning {
-			s.Status = StatusExited
-		} else {
-			s.Status = StatusCreated
-		}
-		if err != nil {
-			s.Error = err.Error()
-			s.ExitCode = ExitCode(err)
-		}
-	})
-	if err == nil {
-		err = saveErr
+	s, err := c.supervise()
+	if err != nil {
+		return Exit{}, errors.Join(err, c.save(func(st *State) { st.end(Exit{}, false, err) }))
 	}
-	return exit, err
+	defer s.close()
+	return s.run(ctx, a, line)
 }
 
 // ExitCode is the exit status of a command that failed with err, as docker's:
@@ -59,6 +48,13 @@ func ExitCode(err error) int {
 	if errors.As(err, &interrupted) {
 		return signaled(interrupted.Signal)
 	}
+	if errors.Is(err, errStopped) {
+		return signaled(unix.SIGKILL)
+	}
+	var told *Failure
+	if errors.As(err, &told) {
+		return told.Code
+	}
 	var ended *VMError
 	if errors.As(err, &ended) && ended.Signal != 0 {
 		return signaled(ended.Signal)
@@ -71,10 +67,14 @@ func signaled(s unix.Signal) int { return 128 + int(s) }
 // run is one life of a container's VM.
 type run struct {
 	*Container
+	record *Record // as it was at the beginning
 	attach Attach
 	line   *timeline.Timeline
+	ended  chan struct{}           // closed when all of it is over and the record says so
+	onExit func()                  // called when the workload has ended, before all its output has come
 	cancel context.CancelCauseFunc // of all the work
 	relay  *relay
+	ran    bool // the workload was started
 
 	probed   chan struct{} // closed when probeErr is known
 	probeErr error
@@ -86,15 +86,50 @@ type run struct {
 	exited      bool              // the workload has, and Exit is known
 	listener    *net.UnixListener // for the agent
 	clockOffset int64             // host's CLOCK_MONOTONIC less guest's CLOCK_BOOTTIME, ns; see hostTime
+	memory      uint64            // of the VM, bytes
+
+	workload sync.Mutex    // for what follows
+	client   *proto.Client // set while the workload runs
+	process  *vmProcess    // vm, for other goroutines
+}
+
+// agent is the way to the guest's agent while the workload runs, else nil.
+func (r *run) agent() *proto.Client {
+	r.workload.Lock()
+	defer r.workload.Unlock()
+	return r.client
+}
+
+// machine is the VM's process while the workload runs.
+func (r *run) machine() *vmProcess {
+	r.workload.Lock()
+	defer r.workload.Unlock()
+	return r.process
+}
+
+func (r *run) setAgent(c *proto.Client) {
+	r.workload.Lock()
+	defer r.workload.Unlock()
+	r.client, r.process = c, r.vm
+}
+
+// command has the VM's process carry out a command.
+func (r *run) command(ctx context.Context, c vmm.Command) error {
+	vm := r.machine()
+	if vm == nil {
+		return fmt.Errorf("container %s %w", r.id, ErrNotRunning)
+	}
+	_, err := vm.ask(ctx, c)
+	return err
 }
 
 // errVMGone is why the context of the work is canceled when its VM has ended.
 var errVMGone = errors.New("the VM has ended")
 
-func (c *Container) run(ctx context.Context, a Attach, line *timeline.Timeline) (Exit, error) {
+func (r *run) run(ctx context.Context) (Exit, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	r := &run{Container: c, attach: a, line: line, cancel: cancel, probed: make(chan struct{})}
-	r.relay = startRelay(ctx, a.Signals, interrupt(cancel))
+	r.cancel, r.probed = cancel, make(chan struct{})
+	r.relay = startRelay(ctx, r.attach.Signals, interrupt(cancel))
 	go r.probeHost()
 	defer func() {
 		cancel(nil)
@@ -111,7 +146,7 @@ func (c *Container) run(ctx context.Context, a Attach, line *timeline.Timeline) 
 	defer func() {
 		r.vm.stop()
 		<-watched
-		line.Mark(timeline.Exit, monotonic())
+		r.line.Mark(timeline.Exit, monotonic())
 	}()
 	exit, err := r.boot(ctx)
 	return exit, r.explain(ctx, err)
@@ -214,28 +249,45 @@ func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exi
 		case <-ctx.Done():
 		}
 	})
+	if err := r.attach.wait(ctx); err != nil {
+		return Exit{}, err
+	}
 	process, err := r.startWorkload(ctx, client, request)
 	if err != nil {
 		return Exit{}, err
 	}
 	close(started)
+	r.ran = true
 	r.line.Mark(timeline.Workload, r.hostTime(process.Time))
 	if r.record.Config.Terminal {
 		handler(unix.SIGWINCH) // the size may have changed since the request was made
 	}
-	if err := r.save(func(s *State) { s.Status, s.Started = StatusRunning, time.Now() }); err != nil {
+	if err := r.save(func(s *State) {
+		s.Status, s.Started, s.Error, s.OOMKilled = StatusRunning, time.Now(), "", false
+	}); err != nil {
 		return Exit{}, err
 	}
+	r.setAgent(client)
+	defer r.setAgent(nil)
+	r.emit("start", nil)
+	r.attach.hasStarted()
+	stopChecks := r.watchHealth(ctx, client)
 	ended, err := process.Wait(ctx)
+	stopChecks()
 	if err != nil {
 		return Exit{}, err
 	}
+	r.onExit()
 	r.relay.switchTo(interrupt(r.cancel))
 	if ended.Time != 0 {
 		r.line.Mark(timeline.Ended, r.hostTime(ended.Time))
 	}
 	exit := Exit{Code: ended.Code(), OOMKilled: ended.OOMKilled}
 	r.exited = true
+	if exit.OOMKilled {
+		r.emit("oom", nil)
+	}
+	r.emit("die", map[string]string{"exitCode": strconv.Itoa(exit.Code)})
 	if err := pumps.drain(ctx); err != nil {
 		return exit, err
 	}

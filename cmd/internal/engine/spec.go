@@ -42,8 +42,17 @@ func command(c *Config, image *ImageConfig) ([]string, error) {
 	return all, nil
 }
 
-// hostname is the container's: the one given, or its short ID.
-func (r *Record) hostname() string {
+// Process is what the container runs.
+func (r *Record) Process() (*specs.Process, error) {
+	spec, err := buildSpec(r)
+	if err != nil {
+		return nil, err
+	}
+	return spec.Process, nil
+}
+
+// Hostname is the container's: the one given, or its short ID.
+func (r *Record) Hostname() string {
 	if r.Config.Hostname != "" {
 		return r.Config.Hostname
 	}
@@ -78,14 +87,14 @@ func buildSpec(r *Record) (*specs.Spec, error) {
 	}
 	return &specs.Spec{
 		Version:  specs.Version,
-		Hostname: r.hostname(),
+		Hostname: r.Hostname(),
 		Root:     &specs.Root{Path: "rootfs", Readonly: c.ReadOnly},
 		Mounts:   mounts,
 		Process: &specs.Process{
 			Terminal: c.Terminal,
 			User:     specs.User{Username: user},
 			Args:     args,
-			Env:      environment(c.Env, image.Env, r.hostname(), c.Terminal),
+			Env:      environment(c.Env, image.Env, r.Hostname(), c.Terminal),
 			Cwd:      cwd,
 			Capabilities: &specs.LinuxCapabilities{
 				Bounding: caps, Effective: caps, Permitted: caps,

@@ -21,6 +21,14 @@ import (
 
 // fakeCLI runs one container in a process of its own: hull-cli BASE CONFIG.
 func fakeCLI() int {
+	if os.Args[1] == "supervise" { // hull-cli supervise BASE ID
+		e := testEngineAt(os.Args[2])
+		if err := e.Supervise(context.Background(), os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return ExitCode(err)
+		}
+		return 0
+	}
 	e := testEngineAt(os.Args[1])
 	var c Config
 	if err := json.Unmarshal([]byte(os.Args[2]), &c); err != nil {

@@ -32,6 +32,41 @@ type Attach struct {
 
 	// Note is told what the user must know while the container runs. May be nil.
 	Note func(text string)
+
+	// rows and cols are the size of a terminal that another process has.
+	rows, cols uint16
+	// ready, if not nil, is closed when the workload may be started.
+	ready <-chan struct{}
+	// started, if not nil, is called when the workload runs.
+	started func()
+}
+
+// size is that of the terminal at this end, if there is one.
+func (a *Attach) size() (rows, cols uint16, ok bool) {
+	if a.Terminal == nil {
+		return a.rows, a.cols, a.rows != 0
+	}
+	rows, cols, err := terminalSize(a.Terminal)
+	return rows, cols, err == nil
+}
+
+// wait waits until the workload may be started.
+func (a *Attach) wait(ctx context.Context) error {
+	if a.ready == nil {
+		return nil
+	}
+	select {
+	case <-a.ready:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (a *Attach) hasStarted() {
+	if a.started != nil {
+		a.started()
+	}
 }
 
 // names lists the streams of a process with these ends.

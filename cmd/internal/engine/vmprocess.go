@@ -82,9 +82,13 @@ type vmProcess struct {
 
 	done chan struct{} // closed when the process is reaped and all it said was read
 
+	asking sync.Mutex // held from a command to its answer
+
 	mu    sync.Mutex
-	last  vmm.Event  // latest event
-	end   *vmm.Event // the exit or error event, if there was one
+	asked string         // the command whose answer is awaited
+	reply chan vmm.Event // takes it; nil: nobody waits
+	last  vmm.Event      // latest event
+	end   *vmm.Event     // the exit or error event, if there was one
 	state *os.ProcessState
 }
 
@@ -144,6 +148,10 @@ func (p *vmProcess) watch(cmd *exec.Cmd, onEvent func(vmm.Event)) {
 		if event.Event == "exit" || event.Event == "error" && event.Name == "" {
 			p.end = &event
 		}
+		if p.reply != nil && event.Name == p.asked && (event.Event == "ok" || event.Event == "error") {
+			p.reply <- event
+			p.reply = nil
+		}
 		p.mu.Unlock()
 		if onEvent != nil {
 			onEvent(event)
@@ -186,6 +194,28 @@ func (p *vmProcess) command(c vmm.Command) {
 	line, err := json.Marshal(c)
 	if err == nil {
 		_, _ = p.control.Write(append(line, '\n'))
+	}
+}
+
+// ask writes a command and waits until it has been carried out.
+func (p *vmProcess) ask(ctx context.Context, c vmm.Command) (vmm.Event, error) {
+	p.asking.Lock()
+	defer p.asking.Unlock()
+	reply := make(chan vmm.Event, 1)
+	p.mu.Lock()
+	p.asked, p.reply = c.Command, reply
+	p.mu.Unlock()
+	p.command(c)
+	select {
+	case event := <-reply:
+		if event.Event == "error" {
+			return event, fmt.Errorf("the VM process: %s: %s", c.Command, event.Message)
+		}
+		return event, nil
+	case <-p.done:
+		return vmm.Event{}, errVMGone
+	case <-ctx.Done():
+		return vmm.Event{}, fmt.Errorf("the VM process: %s: %w", c.Command, ctx.Err())
 	}
 }
 

@@ -101,7 +101,9 @@ func (c *Config) mountedAt(target string) bool {
 	return slices.ContainsFunc(c.Mounts, func(m Mount) bool { return m.Target == target })
 }
 
-// volumeDir is where the files of a volume are.
+// VolumePath is where the content of a named volume is.
+func (e *Engine) VolumePath(name string) string { return e.store.volumeDir(name) }
+
 func (s *store) volumeDir(name string) string {
 	return filepath.Join(s.dirs.Data, "volumes", name, "_data")
 }

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hullvm/hull/cmd/internal/engine"
+)
+
+func newInspect(a *app) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "inspect [OPTIONS] CONTAINER [CONTAINER...]",
+		Short: "Show all about containers, as JSON",
+		Long:  "Show all that is known about containers, in a JSON array with docker's names, or by a Go template for each.",
+		Example: `  hull inspect web
+  hull inspect -f '{{.State.Status}} {{.State.ExitCode}}' web
+  hull inspect -f '{{json .Config.Env}}' web`,
+		Args:              minArgs(1),
+		ValidArgsFunction: completeContainers(a),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			e, err := a.engine()
+			if err != nil {
+				return err
+			}
+			return inspect(a, cmd, args, format, func(ref string) (any, error) {
+				r, err := e.Get(cmd.Context(), ref)
+				if err != nil {
+					return nil, err
+				}
+				return inspected(e, r), nil
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&format, "format", "f", "", "\"json\" or a Go `template`")
+	return cmd
+}
+
+// inspect prints what get says about each argument: an array, or what a template makes of each. What is found is printed
+// even if something else is not.
+func inspect(a *app, cmd *cobra.Command, args []string, format string, get func(ref string) (any, error)) error {
+	var t *template.Template
+	if format != "" && format != "json" {
+		var err error
+		if t, err = parseTemplate(format); err != nil {
+			return err
+		}
+	}
+	found := []any{}
+	failed := each(a, cmd, args, func(ref string) error {
+		v, err := get(ref)
+		if err == nil {
+			found = append(found, v)
+		}
+		return err
+	})
+	if t == nil {
+		encoder := json.NewEncoder(a.stdout)
+		encoder.SetEscapeHTML(false)
+		if format == "" {
+			encoder.SetIndent("", "    ")
+		}
+		if err := encoder.Encode(found); err != nil {
+			return err
+		}
+		return failed
+	}
+	for _, v := range found {
+		var line strings.Builder
+		if err := t.Execute(&line, v); err != nil {
+			return fmt.Errorf("--format: %w", err)
+		}
+		fmt.Fprintln(a.stdout, line.String())
+	}
+	return failed
+}
+
+// object is one of docker's, by its field names.
+type object = map[string]any
+
+// inspected is all about a container.
+func inspected(e *engine.Engine, r *engine.Record) object {
+	c := &r.Config
+	var path string
+	args, env, cwd, user := []string{}, []string{}, c.WorkingDir, c.User
+	if p, err := r.Process(); err == nil {
+		path, args, env, cwd, user = p.Args[0], p.Args[1:], p.Env, p.Cwd, p.User.Username
+	}
+	entrypoint := c.Entrypoint
+	if entrypoint == nil {
+		entrypoint = r.ImageConfig.Entrypoint
+	}
+	command := c.Args
+	if len(command) == 0 && len(c.Entrypoint) == 0 {
+		command = r.ImageConfig.Cmd
+	}
+	return object{
+		"Id": r.ID, "Created": r.Created.UTC().Format(time.RFC3339Nano), "Path": path, "Args": args,
+		"State": inspectedState(r), "Image": r.ImageID, "Name": "/" + r.Name, "RestartCount": r.State.RestartCount,
+		"Driver": "hull", "Platform": "linux", "LogPath": logPath(e, r),
+		"Config": object{
+			"Hostname": r.Hostname(), "User": user, "Tty": c.Terminal, "OpenStdin": c.OpenStdin, "StdinOnce": c.StdinOnce,
+			"AttachStdin": c.StdinOnce, "Env": env, "Cmd": command, "Entrypoint": entrypoint, "Image": c.Image, "WorkingDir": cwd,
+			"Labels": c.Labels, "StopSignal": c.StopSignal, "ExposedPorts": r.ImageConfig.ExposedPorts,
+			"Volumes": r.ImageConfig.Volumes, "Healthcheck": c.Health,
+		},
+		"HostConfig":      inspectedHost(r),
+		"Mounts":          inspectedMounts(e, r),
+		"NetworkSettings": inspectedNetwork(r),
+	}
+}
+
+func logPath(e *engine.Engine, r *engine.Record) string {
+	if r.Config.Log.Driver == engine.LogNone {
+		return ""
+	}
+	return e.LogPath(r.ID)
+}
+
+func inspectedState(r *engine.Record) object {
+	s := &r.State
+	state := object{
+		"Status": dockerStatus(s.Status), "Running": s.Up() || s.Status == engine.StatusRestarting, "Paused": s.Status == engine.StatusPaused,
+		"Restarting": s.Status == engine.StatusRestarting, "OOMKilled": s.OOMKilled, "Dead": s.Status == engine.StatusDead,
+		"Pid": s.VM.PID, "ExitCode": s.ExitCode, "Error": s.Error, "StartedAt": inspectedTime(s.Started), "FinishedAt": inspectedTime(s.Finished),
+	}
+	if s.Health != nil {
+		state["Health"] = object{"Status": s.Health.Status, "FailingStreak": s.Health.FailingStreak, "Log": s.Health.Log}
+	}
+	return state
+}
+
+// dockerStatus is the word that docker has for a status.
+func dockerStatus(s engine.Status) string {
+	if s == engine.StatusStarting {
+		return string(engine.StatusCreated)
+	}
+	return string(s)
+}
+
+func inspectedTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+func inspectedHost(r *engine.Record) object {
+	c := &r.Config
+	logs := object{}
+	if c.Log.MaxSize > 0 {
+		logs["max-size"] = strconv.FormatInt(c.Log.MaxSize, 10)
+	}
+	if c.Log.MaxFiles > 0 {
+		logs["max-file"] = strconv.Itoa(c.Log.MaxFiles)
+	}
+	driver := c.Log.Driver
+	if driver == "" {
+		driver = engine.LogJSON
+	}
+	var binds []string
+	for _, m := range c.Mounts {
+		mode := ""
+		if m.ReadOnly {
+			mode = ":ro"
+		}
+		binds = append(binds, m.Source+":"+m.Target+mode)
+	}
+	policy, _, _ := strings.Cut(c.Restart.String(), ":")
+	return object{
+		"Binds": binds, "NetworkMode": c.Network, "PortBindings": portMap(c.Ports),
+		"RestartPolicy": object{"Name": policy, "MaximumRetryCount": c.Restart.MaxRetries}, "AutoRemove": c.AutoRemove,
+		"LogConfig": object{"Type": driver, "Config": logs}, "CapAdd": c.CapAdd, "CapDrop": c.CapDrop, "Dns": c.DNS,
+		"ExtraHosts": c.ExtraHosts, "ReadonlyRootfs": c.ReadOnly, "Tmpfs": c.Tmpfs, "Ulimits": c.Ulimits, "Runtime": "hull",
+		"Memory": c.Memory, "NanoCpus": int64(c.CPUs * 1e9),
+	}
+}
+
+func inspectedMounts(e *engine.Engine, r *engine.Record) []object {
+	mounts := []object{}
+	for _, m := range r.Config.Mounts {
+		mount := object{"Type": "bind", "Source": m.Source, "Destination": m.Target, "RW": !m.ReadOnly, "Mode": "", "Propagation": "rprivate"}
+		if m.Volume {
+			mount["Type"], mount["Name"], mount["Driver"], mount["Source"] = "volume", m.Source, "local", e.VolumePath(m.Source)
+		}
+		mounts = append(mounts, mount)
+	}
+	for target, options := range r.Config.Tmpfs {
+		mounts = append(mounts, object{"Type": "tmpfs", "Source": "", "Destination": target, "Mode": options, "RW": true})
+	}
+	return mounts
+}
+
+func inspectedNetwork(r *engine.Record) object {
+	ports := object{}
+	if r.State.Alive() {
+		ports = portMap(r.State.Ports)
+	}
+	for exposed := range r.ImageConfig.ExposedPorts {
+		if _, ok := ports[exposed]; !ok {
+			ports[exposed] = nil
+		}
+	}
+	return object{"Ports": ports}
+}
+
+// portMap is docker's map of a container's ports to those of the host.
+func portMap(list []engine.PortBinding) object {
+	ports := object{}
+	for _, p := range list {
+		key := fmt.Sprintf("%d/%s", p.Container, p.Protocol)
+		bound, _ := ports[key].([]object)
+		ports[key] = append(bound, object{"HostIp": p.Host.Addr().String(), "HostPort": strconv.Itoa(int(p.Host.Port()))})
+	}
+	return ports
+}

@@ -1,0 +1,641 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+)
+
+// patience is for what should take no time, on a machine that has none.
+const patience = 30 * time.Second
+
+// background starts a container in the background and returns its ID.
+func background(t *testing.T, e *Engine, c Config) string {
+	t.Helper()
+	c.Image = "test"
+	container, err := e.Create(t.Context(), "", c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := container.Start(t.Context(), StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := e.Remove(context.Background(), container.ID(), true)
+		if err != nil && !errors.Is(err, ErrNoContainer) {
+			t.Error(err)
+		}
+		mustBeEmpty(t, e)
+	})
+	return container.ID()
+}
+
+func get(t *testing.T, e *Engine, id string) *Record {
+	t.Helper()
+	r, err := e.Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// eventually waits until the container is in a state.
+func eventually(t *testing.T, e *Engine, id, what string, is func(*Record) bool) *Record {
+	t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
+		r := get(t, e, id)
+		if is(r) {
+			return r
+		}
+		if time.Now().After(end) {
+			t.Fatalf("not %s: %+v", what, r.State)
+		}
+	}
+}
+
+func logText(t *testing.T, e *Engine, id string, o LogOptions) string {
+	t.Helper()
+	var b strings.Builder
+	err := e.Logs(t.Context(), id, o, func(entry LogEntry) error {
+		fmt.Fprintf(&b, "%s:%s", entry.Stream, entry.Log)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestBackground(t *testing.T) {
+	e := newTestEngine(t)
+	id := background(t, e, Config{Args: []string{"sh", "-c", "echo one; echo two >&2; exec sleep 100"}})
+	r := get(t, e, id)
+	if r.State.Status != StatusRunning || r.State.Supervisor.PID == os.Getpid() || !r.State.Supervisor.Alive() {
+		t.Errorf("state %+v", r.State)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var seen strings.Builder
+	err := e.Logs(ctx, id, LogOptions{Tail: -1, Follow: true}, func(entry LogEntry) error {
+		seen.WriteString(entry.Log)
+		if strings.Contains(seen.String(), "one\n") && strings.Contains(seen.String(), "two\n") {
+			cancel()
+		}
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if _, err := e.Hold(t.Context(), id); !errors.Is(err, ErrAlreadyRunning) {
+		t.Errorf("holding one that runs: %v", err)
+	}
+	if err := e.Stop(t.Context(), id, StopOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r = get(t, e, id)
+	if r.State.Status != StatusExited || r.State.ExitCode != 128+int(unix.SIGTERM) || r.State.Supervisor.PID != 0 {
+		t.Errorf("after stop: %+v", r.State)
+	}
+	if err := e.Stop(t.Context(), id, StopOptions{}); err != nil {
+		t.Errorf("stopping one that has ended: %v", err)
+	}
+	if exit, err := e.Wait(t.Context(), id); err != nil || exit.Code != 143 {
+		t.Errorf("waiting for one that has ended: %v, %v", exit, err)
+	}
+	// Once more, its log goes on.
+	c, err := e.Hold(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Start(t.Context(), StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Stop(t.Context(), id, StopOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(logText(t, e, id, LogOptions{Tail: -1}), "stdout:one\n"); got != 2 {
+		t.Errorf("%d runs in the log, want 2", got)
+	}
+}
+
+func TestStopStubborn(t *testing.T) {
+	e := newTestEngine(t)
+	id := background(t, e, sh2("trap '' TERM; echo ready; while :; do sleep 0.05; done"))
+	waitLog(t, e, id, "ready")
+	timeout := 50 * time.Millisecond
+	if err := e.Stop(t.Context(), id, StopOptions{Timeout: &timeout}); err != nil {
+		t.Fatal(err)
+	}
+	if r := get(t, e, id); r.State.ExitCode != 137 || r.State.Status != StatusExited {
+		t.Errorf("%+v", r.State)
+	}
+}
+
+// A guest that answers nothing is stopped by force.
+func TestStopDeaf(t *testing.T) {
+	e := newTestEngine(t)
+	c := sh2("exec sleep 100")
+	c.Append = "fake=deaf"
+	id := background(t, e, c)
+	timeout := 10 * time.Millisecond
+	if err := e.Stop(t.Context(), id, StopOptions{Timeout: &timeout}); err != nil {
+		t.Fatal(err)
+	}
+	if r := get(t, e, id); r.State.ExitCode != 137 || r.State.Alive() {
+		t.Errorf("%+v", r.State)
+	}
+}
+
+// sh2 is a container that stays when it has ended.
+func sh2(script string) Config { return Config{Args: []string{"sh", "-c", script}} }
+
+func waitLog(t *testing.T, e *Engine, id, text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var seen strings.Builder
+	err := e.Logs(ctx, id, LogOptions{Tail: -1, Follow: true}, func(entry LogEntry) error {
+		if seen.WriteString(entry.Log); strings.Contains(seen.String(), text) {
+			cancel()
+		}
+		return nil
+	})
+	if !strings.Contains(seen.String(), text) {
+		t.Fatalf("the log is %q, want %q in it: %v", seen.String(), text, err)
+	}
+}
+
+func TestBackgroundFails(t *testing.T) {
+	e := newTestEngine(t)
+	for behave, want := range map[string]string{"error": "not a kernel", "crash": "panic: oh no", "none": "no-such-program"} {
+		t.Run(behave, func(t *testing.T) {
+			c := Config{Image: "test", Args: []string{"no-such-program"}, Append: "fake=" + behave, AutoRemove: true}
+			container, err := e.Create(t.Context(), "", c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = container.Start(t.Context(), StartOptions{})
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v, want %q", err, want)
+			}
+			if code := ExitCode(err); behave == "none" && code != 127 || behave != "none" && code != 125 {
+				t.Errorf("exit code %d", code)
+			}
+			mustBeEmpty(t, e)
+		})
+	}
+}
+
+func TestRestartPolicy(t *testing.T) {
+	e := newTestEngine(t)
+	c := sh2("echo life; exit 3")
+	c.Restart = RestartPolicy{Name: RestartOnFailure, MaxRetries: 2}
+	id := background(t, e, c)
+	if exit, err := e.Wait(t.Context(), id); err != nil || exit.Code != 3 {
+		t.Errorf("%v, %v", exit, err)
+	}
+	r := eventually(t, e, id, "ended", func(r *Record) bool { return !r.State.Alive() })
+	if r.State.RestartCount != 2 || r.State.Status != StatusExited || r.State.ExitCode != 3 {
+		t.Errorf("%+v", r.State)
+	}
+	if got := strings.Count(logText(t, e, id, LogOptions{Tail: -1}), "life"); got != 3 {
+		t.Errorf("%d lives, want 3", got)
+	}
+}
+
+func TestRestartAlways(t *testing.T) {
+	e := newTestEngine(t)
+	c := sh2("echo life; sleep 0.01")
+	c.Restart = RestartPolicy{Name: RestartAlways}
+	id := background(t, e, c)
+	eventually(t, e, id, "started again", func(r *Record) bool { return r.State.RestartCount >= 2 })
+	if err := e.Stop(t.Context(), id, StopOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r := get(t, e, id)
+	if r.State.Alive() || !r.State.StoppedByUser {
+		t.Errorf("%+v", r.State)
+	}
+	// What the user has stopped comes back with the host only by the policy "always".
+	var started []string
+	note := func(r *Record, err error) {
+		if err != nil {
+			t.Error(err)
+		}
+		started = append(started, r.ID)
+	}
+	policy := RestartPolicy{Name: RestartUnlessStopped}
+	if err := e.Change(t.Context(), id, Change{Restart: &policy}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.StartAfterBoot(t.Context(), note); err != nil || len(started) != 0 {
+		t.Errorf("started %v, %v", started, err)
+	}
+	policy = RestartPolicy{Name: RestartAlways}
+	if err := e.Change(t.Context(), id, Change{Restart: &policy}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.StartAfterBoot(t.Context(), note); err != nil || len(started) != 1 {
+		t.Errorf("started %v, %v", started, err)
+	}
+	if err := e.Stop(t.Context(), id, StopOptions{Host: true}); err != nil {
+		t.Fatal(err)
+	}
+	if r := get(t, e, id); r.State.StoppedByUser {
+		t.Error("the end of the host counts as the user's")
+	}
+}
+
+func TestPause(t *testing.T) {
+	e := newTestEngine(t)
+	id := background(t, e, sh2("exec sleep 100"))
+	if err := e.Unpause(t.Context(), id); err == nil || !strings.Contains(err.Error(), "is not paused") {
+		t.Errorf("%v", err)
+	}
+	if err := e.Pause(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if r := get(t, e, id); r.State.Status != StatusPaused {
+		t.Errorf("%+v", r.State)
+	}
+	if err := e.Pause(t.Context(), id); err == nil || !strings.Contains(err.Error(), "is already paused") {
+		t.Errorf("%v", err)
+	}
+	if err := e.Unpause(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Pause(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Stop(t.Context(), id, StopOptions{}); err != nil { // a paused one goes on first
+		t.Fatal(err)
+	}
+	if r := get(t, e, id); r.State.ExitCode != 143 {
+		t.Errorf("%+v", r.State)
+	}
+	if err := e.Pause(t.Context(), id); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestChange(t *testing.T) {
+	e := newTestEngine(t)
+	id := background(t, e, sh2("exec sleep 100"))
+	name, memory := "another", uint64(256<<20)
+	if err := e.Change(t.Context(), id, Change{Name: &name, Memory: &memory}); err != nil {
+		t.Fatal(err)
+	}
+	if r := get(t, e, "another"); r.ID != id || r.Config.Memory != memory {
+		t.Errorf("%+v", r)
+	}
+	asked, err := os.ReadFile(filepath.Join(e.store.runDir(id), "balloon"))
+	if err != nil || string(asked) != fmt.Sprint(256<<20) {
+		t.Errorf("the balloon was asked for %q: %v", asked, err)
+	}
+	memory = 1 << 30
+	if err := e.Change(t.Context(), id, Change{Memory: &memory}); err == nil || !strings.Contains(err.Error(), "was started with 512 MiB") {
+		t.Errorf("more than it has: %v", err)
+	}
+	if err := e.Change(t.Context(), id, Change{Name: &name}); err == nil {
+		t.Error("renamed to what it is")
+	}
+	if err := e.Stop(t.Context(), id, StopOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	name = "third"
+	if err := e.Change(t.Context(), id, Change{Name: &name, Memory: &memory}); err != nil {
+		t.Fatal(err)
+	}
+	if r := get(t, e, "third"); r.Config.Memory != 1<<30 {
+		t.Errorf("%+v", r.Config)
+	}
+	if _, err := e.Get(t.Context(), "another"); !errors.Is(err, ErrNoContainer) {
+		t.Errorf("under its old name: %v", err)
+	}
+}
+
+// TestAttach has two attached to one container, whose input both write.
+func TestAttach(t *testing.T) {
+	e := newTestEngine(t)
+	id := background(t, e, Config{Args: []string{"sh", "-c", "read a; echo 1 $a; read b; echo 2 $b >&2; exit 5"}, OpenStdin: true})
+	type end struct {
+		exit     Exit
+		err      error
+		out, bad string
+	}
+	ends := make(chan end, 2)
+	in, feed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	defer feed.Close()
+	first := make(chan struct{})
+	for i := range 2 {
+		var out, bad lockedBuffer
+		a := Attach{Stdout: writerFunc(func(p []byte) (int, error) {
+			if i == 0 {
+				close(first)
+			}
+			return out.Write(p)
+		}), Stderr: &bad}
+		if i == 0 {
+			a.Stdin = in
+		}
+		go func() {
+			exit, err := e.Attach(t.Context(), id, AttachOptions{Attach: a})
+			ends <- end{exit, err, out.String(), bad.String()}
+		}()
+	}
+	// Both are attached when the supervisor has two clients; there is no other way to see it than by what they get.
+	waitClients(t, e, id, 2)
+	feed.WriteString("x\n")
+	<-first
+	feed.WriteString("y\n")
+	for range 2 {
+		if got := <-ends; got != (end{Exit{Code: 5}, nil, "1 x\n", "2 y\n"}) {
+			t.Errorf("%+v", got)
+		}
+	}
+	if _, err := e.Attach(t.Context(), id, AttachOptions{}); err == nil || !strings.Contains(err.Error(), "stopped container") {
+		t.Errorf("%v", err)
+	}
+}
+
+// waitClients waits until so many attach events have been noted.
+func waitClients(t *testing.T, e *Engine, id string, n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err := e.Events(ctx, time.Time{}, time.Time{}, func(event Event) error {
+		if event.ID == id && event.Action == "attach" {
+			if n--; n == 0 {
+				cancel()
+			}
+		}
+		return nil
+	})
+	if n > 0 {
+		t.Fatalf("%d are not attached: %v", n, err)
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// terminalUser is a user at a terminal.
+type terminalUser struct {
+	tty, screen *os.File
+	seen        lockedBuffer
+	done        sync.WaitGroup
+}
+
+func newTerminalUser(t *testing.T) *terminalUser {
+	t.Helper()
+	screen, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pty.Setsize(screen, &pty.Winsize{Rows: 33, Cols: 111}); err != nil {
+		t.Fatal(err)
+	}
+	u := &terminalUser{tty: tty, screen: screen}
+	u.done.Go(func() { io.Copy(&u.seen, screen) })
+	t.Cleanup(func() {
+		tty.Close()
+		screen.Close()
+		u.done.Wait()
+	})
+	return u
+}
+
+func (u *terminalUser) await(t *testing.T, text string) {
+	t.Helper()
+	for end := time.Now().Add(patience); !strings.Contains(u.seen.String(), text); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("on the screen: %q, want %q", u.seen.String(), text)
+		}
+	}
+}
+
+// TestDetach leaves a container that was run at a terminal, comes back, and sees it to its end.
+func TestDetach(t *testing.T) {
+	e := newTestEngine(t)
+	u := newTerminalUser(t)
+	c := Config{
+		Image: "test", Args: []string{"sh", "-c", "stty size; read a; echo got $a; read b; exit 4"},
+		Terminal: true, OpenStdin: true, StdinOnce: true, AutoRemove: true,
+	}
+	container, err := e.Create(t.Context(), "", c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := ParseDetachKeys(DefaultDetachKeys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends := func() Attach { return Attach{Stdin: u.tty, Stdout: u.tty, Stderr: u.tty, Terminal: u.tty} }
+	left := make(chan error, 1)
+	go func() {
+		a := ends()
+		_, err := container.Start(t.Context(), StartOptions{Attach: &a, Bound: true, DetachKeys: keys})
+		left <- err
+	}()
+	u.await(t, "33 111")
+	u.screen.WriteString("one\r")
+	u.await(t, "got one")
+	u.screen.Write([]byte{0x10, 0x11}) // Ctrl-P Ctrl-Q
+	if err := <-left; !errors.Is(err, ErrDetached) {
+		t.Fatal(err)
+	}
+	if r := get(t, e, container.ID()); r.State.Status != StatusRunning {
+		t.Errorf("%+v", r.State)
+	}
+	type end struct {
+		exit Exit
+		err  error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		exit, err := e.Attach(t.Context(), container.ID(), AttachOptions{Attach: ends(), DetachKeys: keys})
+		ended <- end{exit, err}
+	}()
+	waitClients(t, e, container.ID(), 1)
+	u.screen.WriteString("two\r")
+	if got := <-ended; got != (end{Exit{Code: 4}, nil}) {
+		t.Errorf("%+v", got)
+	}
+	if err := e.awaitRelease(t.Context(), container.latest()); err != nil {
+		t.Error(err)
+	}
+	mustBeEmpty(t, e)
+}
+
+// A container in the foreground goes when the process goes that has run it.
+func TestBound(t *testing.T) {
+	e := newTestEngine(t)
+	u := newTerminalUser(t)
+	c := Config{Image: "test", Args: []string{"sh", "-c", "echo ready; exec sleep 100"}, Terminal: true, OpenStdin: true, AutoRemove: true}
+	container, err := e.Create(t.Context(), "", c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	go func() {
+		_, err := container.Start(ctx, StartOptions{Attach: &Attach{Stdin: u.tty, Stdout: u.tty}, Bound: true})
+		left <- err
+	}()
+	u.await(t, "ready")
+	r := get(t, e, container.ID())
+	cancel() // the connection breaks, as when the process is killed
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	waitGone(t, r.State.Supervisor)
+	waitGone(t, r.State.VM)
+	mustBeEmpty(t, e)
+}
+
+// The supervisor is killed: the VM goes, and the next command sees the container ended.
+func TestKilledSupervisor(t *testing.T) {
+	e := newTestEngine(t)
+	id := background(t, e, sh2("exec sleep 100"))
+	r := get(t, e, id)
+	if ok, err := r.State.Supervisor.Kill(unix.SIGKILL); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	waitGone(t, r.State.VM)
+	r = eventually(t, e, id, "ended", func(r *Record) bool { return !r.State.Alive() })
+	if r.State.Status != StatusExited || r.State.ExitCode != 137 {
+		t.Errorf("%+v", r.State)
+	}
+	if _, err := e.ask(t.Context(), id, request{Op: opPause}); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("asking nobody: %v", err)
+	}
+}
+
+// Requests that make no sense, and people who say nothing, hurt nobody.
+func TestControlGarbage(t *testing.T) {
+	e := newTestEngine(t)
+	id := background(t, e, sh2("exec sleep 100"))
+	for _, r := range []request{{Op: "dance"}, {}, {Op: opChange}, {Op: opSignal, Signal: 4711}, {Op: opSignal, Signal: -1}} {
+		if _, err := e.ask(t.Context(), id, r); err == nil {
+			t.Errorf("%+v was carried out", r)
+		}
+	}
+	var silent []io.Closer
+	for range 20 {
+		conn, err := e.dialControl(t.Context(), id, request{Op: opAttach, Attach: &attachRequest{Stdin: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Write([]byte{9, 255, 255, 255, 255})
+		silent = append(silent, conn)
+	}
+	if err := e.Stop(t.Context(), id, StopOptions{}); err != nil {
+		t.Error(err)
+	}
+	for _, c := range silent {
+		c.Close()
+	}
+}
+
+func TestEvents(t *testing.T) {
+	e := newTestEngine(t)
+	before := time.Now()
+	id := background(t, e, sh2("exit 3"))
+	if _, err := e.Wait(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Remove(t.Context(), id, true); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	err := e.Events(t.Context(), before, time.Now(), func(event Event) error {
+		if event.ID == id {
+			got = append(got, event.Action+event.Attr["exitCode"])
+		}
+		return nil
+	})
+	if want := "create start die3 destroy"; err != nil || strings.Join(got, " ") != want {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+}
+
+func TestHealthAfter(t *testing.T) {
+	h := Health{Status: HealthStarting}
+	bad, good := HealthResult{ExitCode: 1}, HealthResult{}
+	for i, step := range []struct {
+		result   HealthResult
+		starting bool
+		status   string
+		streak   int
+	}{
+		{bad, true, HealthStarting, 0}, {bad, false, HealthStarting, 1}, {good, false, HealthHealthy, 0}, {bad, false, HealthHealthy, 1},
+		{bad, false, HealthUnhealthy, 2}, {bad, false, HealthUnhealthy, 3}, {good, false, HealthHealthy, 0},
+	} {
+		if h = h.after(step.result, 2, step.starting); h.Status != step.status || h.FailingStreak != step.streak {
+			t.Errorf("step %d: %s, %d failures", i, h.Status, h.FailingStreak)
+		}
+	}
+	if len(h.Log) != healthLog {
+		t.Errorf("%d results kept", len(h.Log))
+	}
+}
+
+func TestRestartPolicies(t *testing.T) {
+	for text, want := range map[string]RestartPolicy{
+		"no": {Name: RestartNo}, "always": {Name: RestartAlways}, "on-failure": {Name: RestartOnFailure}, "on-failure:5": {Name: RestartOnFailure, MaxRetries: 5},
+	} {
+		if got, err := ParseRestart(text); err != nil || got != want || got.String() != text {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"never", "always:2", "on-failure:x", "on-failure:-1"} {
+		if _, err := ParseRestart(text); err == nil {
+			t.Errorf("%s is a policy", text)
+		}
+	}
+}
+
+func FuzzMux(f *testing.F) {
+	f.Add([]byte{1, 0, 0, 0, 2, 'h', 'i', 0, 0, 0, 0, 0})
+	f.Add([]byte{3, 0, 0, 0, 1, 0})
+	f.Add([]byte{1, 255, 255, 255, 255})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m := newMuxConn(nil)
+		m.in.Reset(bytes.NewReader(data))
+		buf := make([]byte, muxMost)
+		for {
+			if _, _, err := m.receive(buf); err != nil {
+				return
+			}
+		}
+	})
+}
