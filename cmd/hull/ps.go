@@ -15,7 +15,8 @@ import (
 )
 
 func newPS(a *app) *cobra.Command {
-	var all, quiet, noTrunc bool
+	var all, quiet, noTrunc, size, latest bool
+	var last int
 	var format string
 	var filters []string
 	cmd := &cobra.Command{
@@ -27,10 +28,6 @@ func newPS(a *app) *cobra.Command {
   hull ps --format '{{.ID}}: {{.Command}}'`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			match, anyState, err := containerFilter(filters)
-			if err != nil {
-				return err
-			}
 			e, err := a.engine()
 			if err != nil {
 				return err
@@ -39,11 +36,26 @@ func newPS(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			match, anyState, err := containerFilter(records, filters)
+			if err != nil {
+				return err
+			}
+			if latest {
+				last = 1
+			}
 			var rows []row
-			for _, r := range records {
-				if (all || anyState || r.State.Status == engine.StatusRunning) && match(r) {
-					rows = append(rows, containerRow(r, noTrunc, time.Now()))
+			for _, r := range records { // the newest first
+				if !all && !anyState && last < 0 && !listed(r.State) || !match(r) {
+					continue
 				}
+				if last >= 0 && len(rows) == last {
+					break
+				}
+				one := containerRow(r, noTrunc, time.Now())
+				if size {
+					one["Size"] = containerSize(e, r)
+				}
+				rows = append(rows, one)
 			}
 			if quiet {
 				for _, r := range rows {
@@ -51,7 +63,11 @@ func newPS(a *app) *cobra.Command {
 				}
 				return nil
 			}
-			return writeFormat(a.stdout, format, containerColumns(), rows)
+			columns := containerColumns()
+			if size {
+				columns = append(columns, column{"SIZE", "Size"})
+			}
+			return writeFormat(a.stdout, format, columns, rows)
 		},
 	}
 	f := cmd.Flags()
@@ -59,8 +75,19 @@ func newPS(a *app) *cobra.Command {
 	f.BoolVarP(&quiet, "quiet", "q", false, "Show IDs only")
 	f.BoolVar(&noTrunc, "no-trunc", false, "Do not shorten what is shown")
 	f.StringVar(&format, "format", "", "\"table\", \"json\" or a Go `template`")
-	f.StringArrayVarP(&filters, "filter", "f", nil, "Show those that fit only: name=, id=, status=, label=, ancestor=, exited=")
+	f.BoolVarP(&size, "size", "s", false, "Show how much each has written")
+	f.IntVarP(&last, "last", "n", -1, "Show the `number` of containers that were created last, in any state")
+	f.BoolVarP(&latest, "latest", "l", false, "Show the container that was created last, in any state")
+	f.StringArrayVarP(&filters, "filter", "f", nil, "Show those that fit only: ancestor=, before=, exited=, health=, id=, label=, name=, network=, since=, status=, volume=")
 	return cmd
+}
+
+// listed tells whether docker counts a container among those that run.
+func listed(s engine.State) bool { return s.Up() || s.Status == engine.StatusRestarting }
+
+// containerSize is what a container has written and what its image holds, as docker shows it.
+func containerSize(e *engine.Engine, r *engine.Record) string {
+	return units.HumanSizeWithPrecision(float64(e.Written(r.ID)), 3)
 }
 
 func containerColumns() []column {
@@ -113,7 +140,11 @@ func ago(now, then time.Time) string { return units.HumanDuration(now.Sub(then))
 func containerStatus(s engine.State, now time.Time) string {
 	switch s.Status {
 	case engine.StatusRunning:
-		return "Up " + units.HumanDuration(now.Sub(s.Started))
+		return "Up " + units.HumanDuration(now.Sub(s.Started)) + healthStatus(s.Health)
+	case engine.StatusPaused:
+		return "Up " + units.HumanDuration(now.Sub(s.Started)) + " (Paused)"
+	case engine.StatusRestarting:
+		return fmt.Sprintf("Restarting (%d) %s", s.ExitCode, ago(now, s.Finished))
 	case engine.StatusExited:
 		return fmt.Sprintf("Exited (%d) %s", s.ExitCode, ago(now, s.Finished))
 	case engine.StatusDead:
@@ -122,10 +153,20 @@ func containerStatus(s engine.State, now time.Time) string {
 	return "Created"
 }
 
+func healthStatus(h *engine.Health) string {
+	switch {
+	case h == nil:
+		return ""
+	case h.Status == engine.HealthStarting:
+		return " (health: starting)"
+	}
+	return " (" + h.Status + ")"
+}
+
 // containerFilter makes one test of all --filter flags: those with the same key
 // are alternatives. anyState tells that the filter is about states, so that ended
 // containers count.
-func containerFilter(filters []string) (match func(*engine.Record) bool, anyState bool, err error) {
+func containerFilter(all []*engine.Record, filters []string) (match func(*engine.Record) bool, anyState bool, err error) {
 	tests := map[string]func(*engine.Record, string) bool{
 		"name": func(r *engine.Record, v string) bool { return strings.Contains(r.Name, v) },
 		"id":   func(r *engine.Record, v string) bool { return strings.HasPrefix(r.ID, v) },
@@ -138,6 +179,18 @@ func containerFilter(filters []string) (match func(*engine.Record) bool, anyStat
 		"exited": func(r *engine.Record, v string) bool {
 			return r.State.Status == engine.StatusExited && strconv.Itoa(r.State.ExitCode) == v
 		},
+		"health": func(r *engine.Record, v string) bool {
+			if r.State.Health == nil {
+				return v == "none"
+			}
+			return r.State.Health.Status == v
+		},
+		"network": func(r *engine.Record, v string) bool { return r.Config.Network == v },
+		"volume": func(r *engine.Record, v string) bool {
+			return slices.ContainsFunc(r.Config.Mounts, func(m engine.Mount) bool { return m.Source == v || m.Target == v })
+		},
+		"before": func(r *engine.Record, v string) bool { return r.Created.Before(createdAt(all, v)) },
+		"since":  func(r *engine.Record, v string) bool { return r.Created.After(createdAt(all, v)) },
 		"label": func(r *engine.Record, v string) bool {
 			key, want, hasValue := strings.Cut(v, "=")
 			got, ok := r.Config.Labels[key]
@@ -149,6 +202,16 @@ func containerFilter(filters []string) (match func(*engine.Record) bool, anyStat
 		return strings.HasPrefix(f, "status=") || strings.HasPrefix(f, "exited=")
 	})
 	return match, anyState, err
+}
+
+// createdAt is when the container with the name or ID was made; the zero time if there is none.
+func createdAt(all []*engine.Record, ref string) time.Time {
+	for _, r := range all {
+		if r.Name == ref || strings.HasPrefix(r.ID, ref) {
+			return r.Created
+		}
+	}
+	return time.Time{}
 }
 
 // filter makes one test of all --filter flags: those with the same key are alternatives.

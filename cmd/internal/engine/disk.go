@@ -37,6 +37,22 @@ func layersDisk(disks []images.Disk, files *fileTable) (vmm.Disk, error) {
 	return disk, nil
 }
 
+// Written is how many bytes of this host's disk the container takes that has the ID: what it has written, and its log.
+func (e *Engine) Written(id string) int64 {
+	entries, err := os.ReadDir(e.store.dir(id))
+	if err != nil {
+		return 0 // it has just gone
+	}
+	var n int64
+	for _, entry := range entries {
+		var st unix.Stat_t
+		if unix.Lstat(filepath.Join(e.store.dir(id), entry.Name()), &st) == nil {
+			n += st.Blocks * 512 // stat(2): whatever the file system's blocks are
+		}
+	}
+	return n
+}
+
 // scratchDisk makes the writable disk. That of a container which goes when it
 // ends has no name from the beginning, so that nothing can be left of it;
 // another's is kept in the container's directory.

@@ -92,13 +92,12 @@ func (s *supervisor) close() {
 func (s *supervisor) run(ctx context.Context, a Attach, line *timeline.Timeline) (Exit, error) {
 	delay, starts := restartFirst, 0
 	for first := true; ; first = false {
-		began := time.Now()
 		exit, ran, err := s.live(ctx, a, line)
 		code := exit.Code
 		if err != nil {
 			code = ExitCode(err)
 		}
-		if time.Since(began) >= restartSettle {
+		if ran && time.Since(s.latest().State.Started) >= restartSettle {
 			delay, starts = restartFirst, 0
 		}
 		again := (ran || !first) && !s.isStopped() && ctx.Err() == nil && s.latest().Config.Restart.again(code, starts)
