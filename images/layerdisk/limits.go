@@ -12,7 +12,7 @@ const (
 const maxDiskSize = 256 * gib
 
 // maxFileSize keeps each file within one leaf block of extents: 340 extents of
-// 128 MiB are 42.5 GiB, and the ext4 writer of hcsshim v0.13.0 miscounts the
+// 128 MiB are 42.5 GiB, and the ext4 writer of hcsshim v0.15.0 miscounts the
 // extents of the second leaf block (compactext4.writeExtents).
 const maxFileSize = 40 * gib
 

@@ -11,7 +11,7 @@ const (
 	maxTime = 0x27fffffff
 )
 
-// diskTime returns the time to give to the ext4 writer of hcsshim v0.13.0 so
+// diskTime returns the time to give to the ext4 writer of hcsshim v0.15.0 so
 // that t stands on the disk. That writer (compactext4.timeToFsTime) stores the
 // low 34 bits of the seconds, which is right only when the 32 bits without
 // the epoch are not negative: it would turn 2040 into 1904 and 1960 into 2368.
