@@ -40,6 +40,9 @@ type runFlags struct {
 	logDriver               string
 	logOpts                 []string
 	health                  healthFlags
+	limits                  limitFlags
+	privileged              bool
+	securityOpts            []string
 	pull                    string
 	quiet, sigProxy         bool
 	kernel, initrd, append  string
@@ -121,6 +124,9 @@ func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.StringVar(&f.logDriver, "log-driver", engine.LogJSON, "How the container's output is kept: json-file or none")
 	flags.StringArrayVar(&f.logOpts, "log-opt", nil, "`Option` of the log: max-size=10m, max-file=3")
 	f.health.register(flags)
+	f.limits.register(flags)
+	flags.BoolVar(&f.privileged, "privileged", false, "Give the container all capabilities, in its own VM")
+	flags.StringArrayVar(&f.securityOpts, "security-opt", nil, "Security `option`: no-new-privileges, systempaths=unconfined")
 }
 
 // config makes the engine's configuration of the flags and arguments.
@@ -130,6 +136,7 @@ func (f *runFlags) config(cmd *cobra.Command, image string, args []string) (engi
 		WorkingDir: f.workdir, User: f.user, Hostname: f.hostname, ExtraHosts: f.addHosts,
 		Terminal: f.terminal, OpenStdin: f.interactive, AutoRemove: f.remove,
 		ReadOnly: f.readOnly, TmpfsRoot: f.tmpfsRoot, CapAdd: f.capAdd, CapDrop: f.capDrop,
+		Privileged: f.privileged, SecurityOpt: f.securityOpts,
 		Kernel: f.kernel, Initrd: f.initrd, Append: f.append, BootTimeout: f.bootTimeout,
 	}
 	if cmd.Flags().Changed("entrypoint") {
@@ -183,6 +190,9 @@ func (f *runFlags) config(cmd *cobra.Command, image string, args []string) (engi
 	if cmd.Flags().Changed("stop-timeout") {
 		timeout := time.Duration(max(f.stopTimeout, -1)) * time.Second
 		c.StopTimeout = &timeout
+	}
+	if err := f.limits.apply(&c); err != nil {
+		return c, err
 	}
 	if c.Restart, err = engine.ParseRestart(f.restart); err != nil {
 		return c, err

@@ -48,6 +48,15 @@ type Config struct {
 	CapDrop   []string          `json:"cap_drop,omitempty"`
 	Ulimits   []Ulimit          `json:"ulimits,omitempty"`
 
+	// Privileged gives the workload all capabilities and hides nothing of /proc, /sys and /dev from it. All of that is
+	// its VM's, and nothing of it the host's.
+	Privileged  bool     `json:"privileged,omitempty"`
+	SecurityOpt []string `json:"security_opt,omitempty"`
+
+	Limits Limits `json:"limits,omitzero"`
+	// CPUSet are the host's CPUs that the VM runs on; empty: any.
+	CPUSet []int `json:"cpu_set,omitempty"`
+
 	NetworkConfig
 
 	Disks []Disk `json:"disks,omitempty"` // the first is the first letter after the container's own
@@ -107,6 +116,9 @@ func (c *Config) fill() error {
 		return err
 	}
 	if err := c.NetworkConfig.fill(); err != nil {
+		return err
+	}
+	if err := checkSecurity(c.SecurityOpt); err != nil {
 		return err
 	}
 	if err := c.Restart.check(); err != nil {

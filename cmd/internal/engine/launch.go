@@ -71,6 +71,7 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 		name:    ShortID(r.record.ID),
 		config:  config,
 		files:   table,
+		cpus:    r.record.Config.CPUSet,
 		onEvent: func(e vmm.Event) { markStage(r.line, e) },
 	})
 	if err != nil {
@@ -126,7 +127,10 @@ func (r *run) vmConfig(files *bundle.Files, table *fileTable) (vmm.Config, error
 			return vmm.Config{}, err
 		}
 		config.Disks = append(config.Disks, disk)
-		r.guestDisks = append(r.guestDisks, "vd"+string(rune('a'+len(config.Disks)-1)))
+		r.guestDisks = append(r.guestDisks, diskName(len(config.Disks)-1))
+	}
+	if err := c.Limits.apply(config.Disks); err != nil {
+		return vmm.Config{}, err
 	}
 	return config, config.Validate()
 }

@@ -262,13 +262,13 @@ func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exi
 	if r.record.Config.Terminal {
 		handler(unix.SIGWINCH) // the size may have changed since the request was made
 	}
+	r.setAgent(client) // first: whoever sees that it runs may want something of it
+	defer r.setAgent(nil)
 	if err := r.save(func(s *State) {
 		s.Status, s.Started, s.Error, s.OOMKilled = StatusRunning, time.Now(), "", false
 	}); err != nil {
 		return Exit{}, err
 	}
-	r.setAgent(client)
-	defer r.setAgent(nil)
 	r.emit("start", nil)
 	r.attach.hasStarted()
 	stopChecks := r.watchHealth(ctx, client)

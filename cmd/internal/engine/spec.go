@@ -69,7 +69,11 @@ func buildSpec(r *Record) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	caps, err := capabilities(c.CapAdd, c.CapDrop)
+	add := c.CapAdd
+	if c.Privileged {
+		add = []string{everyCapability}
+	}
+	caps, err := capabilities(add, c.CapDrop)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +89,10 @@ func buildSpec(r *Record) (*specs.Spec, error) {
 	if user == "" {
 		user = image.User
 	}
+	masked, readonly := maskedPaths(), readonlyPaths()
+	if c.openPaths() {
+		masked, readonly = nil, nil
+	}
 	return &specs.Spec{
 		Version:  specs.Version,
 		Hostname: r.Hostname(),
@@ -99,18 +107,19 @@ func buildSpec(r *Record) (*specs.Spec, error) {
 			Capabilities: &specs.LinuxCapabilities{
 				Bounding: caps, Effective: caps, Permitted: caps,
 			},
-			Rlimits: rlimits(c.Ulimits),
+			Rlimits:         rlimits(c.Ulimits),
+			NoNewPrivileges: c.noNewPrivileges(),
 		},
 		Linux: &specs.Linux{
-			Resources: &specs.LinuxResources{CPU: cpuQuota(c.CPUs)},
+			Resources: &specs.LinuxResources{CPU: cpuQuota(c.CPUs), Pids: c.Limits.pids()},
 			// No PID namespace: init is outside of the workload's reach
 			// anyway, and a shell that kills itself must really die.
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.MountNamespace}, {Type: specs.UTSNamespace},
 				{Type: specs.IPCNamespace}, {Type: specs.CgroupNamespace},
 			},
-			MaskedPaths:   maskedPaths(),
-			ReadonlyPaths: readonlyPaths(),
+			MaskedPaths:   masked,
+			ReadonlyPaths: readonly,
 		},
 	}, nil
 }

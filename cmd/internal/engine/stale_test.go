@@ -103,8 +103,14 @@ func waitGone(t *testing.T, p ProcessRef) {
 	}
 	defer unix.Close(fd)
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(fds, 10_000); err != nil || n == 0 {
-		t.Errorf("process %d is still there: %v", p.PID, err)
+	for end := time.Now().Add(patience); ; {
+		n, err := unix.Poll(fds, 1000)
+		if n > 0 {
+			return
+		}
+		if err != nil && err != unix.EINTR || time.Now().After(end) {
+			t.Fatalf("process %d is still there: %v", p.PID, err)
+		}
 	}
 }
 

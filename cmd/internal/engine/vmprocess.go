@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,6 +27,7 @@ type vmSpec struct {
 	name    string          // shown by ps(1)
 	config  vmm.Config      // with descriptors given out by files
 	files   *fileTable      // closed by startVM, however it ends
+	cpus    []int           // of the host, that it may run on; empty: any
 	onEvent func(vmm.Event) // called in order on one goroutine; may be nil
 }
 
@@ -120,13 +122,34 @@ func startVM(spec vmSpec) (_ *vmProcess, err error) {
 	// reach it through this process.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	p.spawned = monotonic()
-	if err := cmd.Start(); err != nil {
+	if err := startOn(cmd, spec.cpus); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("starting the VM process: %w", err)
 	}
 	p.process = cmd.Process
 	go p.watch(cmd, spec.onEvent)
 	return p, nil
+}
+
+// startOn starts a command whose process may run on these CPUs only: it has that from the thread that forks.
+func startOn(cmd *exec.Cmd, cpus []int) error {
+	if len(cpus) == 0 {
+		return cmd.Start()
+	}
+	var wanted, before unix.CPUSet
+	for _, cpu := range cpus {
+		wanted.Set(cpu)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return fmt.Errorf("asking for the CPUs of this process: %w", err)
+	}
+	if err := unix.SchedSetaffinity(0, &wanted); err != nil {
+		return fmt.Errorf("running on CPUs %v: %w", cpus, err)
+	}
+	defer unix.SchedSetaffinity(0, &before)
+	return cmd.Start()
 }
 
 // stderrTail is how much of a VM process's standard error is kept, in bytes: a

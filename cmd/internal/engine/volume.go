@@ -93,7 +93,7 @@ func (c *Config) mounts() ([]specs.Mount, error) {
 	slices.SortStableFunc(user, func(a, b specs.Mount) int {
 		return strings.Compare(a.Destination+"/", b.Destination+"/")
 	})
-	return append(defaultMounts(), user...), nil
+	return append(defaultMounts(c), user...), nil
 }
 
 // mountedAt tells whether the user has put something at a path of the container.

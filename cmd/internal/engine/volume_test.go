@@ -48,7 +48,7 @@ func TestMountOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
-	for _, m := range mounts[len(defaultMounts()):] {
+	for _, m := range mounts[len(defaultMounts(&Config{})):] {
 		got = append(got, m.Type+" "+m.Destination+" "+strings.Join(m.Options, ","))
 	}
 	want := []string{"bind /a-b rbind,rprivate,nodev", "bind /a rbind,rprivate,nodev", "tmpfs /a/b noexec,nosuid,nodev", "bind /a/b/c rbind,rprivate,nodev,ro"}
