@@ -72,7 +72,7 @@ func (f *Failure) Is(target error) bool { return f.NotRunning && target == ErrNo
 // notRunning tells whether err means that there is nothing to ask any more.
 func notRunning(err error) bool {
 	var refused *proto.Error
-	return errors.Is(err, ErrNotRunning) || errors.As(err, &refused) && refused.Code == proto.CodeNoProcess
+	return errors.Is(err, ErrNotRunning) || errors.Is(err, errVMGone) || errors.Is(err, proto.ErrClosed) || errors.As(err, &refused) && refused.Code == proto.CodeNoProcess
 }
 
 // failure makes err fit to be told to another process; nil for nil.

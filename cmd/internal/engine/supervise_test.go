@@ -473,7 +473,8 @@ func TestDetach(t *testing.T) {
 	if err := <-left; !errors.Is(err, ErrDetached) {
 		t.Fatal(err)
 	}
-	if r := get(t, e, container.ID()); r.State.Status != StatusRunning {
+	r := get(t, e, container.ID())
+	if r.State.Status != StatusRunning {
 		t.Errorf("%+v", r.State)
 	}
 	type end struct {
@@ -490,9 +491,7 @@ func TestDetach(t *testing.T) {
 	if got := <-ended; got != (end{Exit{Code: 4}, nil}) {
 		t.Errorf("%+v", got)
 	}
-	if err := e.awaitRelease(t.Context(), container.latest()); err != nil {
-		t.Error(err)
-	}
+	waitGone(t, r.State.Supervisor)
 	mustBeEmpty(t, e)
 }
 
