@@ -255,12 +255,14 @@ func (s *supervisor) signal(ctx context.Context, signal unix.Signal) error {
 	if client == nil {
 		return fmt.Errorf("container %s %w", s.id, ErrNotRunning)
 	}
-	if err := client.Signal(ctx, proto.InitProcess, int(signal)); notRunning(err) {
+	err = client.Signal(ctx, proto.InitProcess, int(signal))
+	switch {
+	case errors.Is(err, proto.ErrClosed):
+		return nil // it was the workload's last: its end was quicker than the answer
+	case notRunning(err):
 		return fmt.Errorf("container %s %w", s.id, ErrNotRunning)
-	} else if err != nil {
-		return err
 	}
-	return nil
+	return err
 }
 
 func (s *supervisor) resize(ctx context.Context, rows, cols uint16) error {
