@@ -90,16 +90,16 @@ const maxRecord = 8 << 20
 func readRecord(dir, id string) (*Record, error) {
 	path := filepath.Join(dir, recordName)
 	info, err := os.Lstat(path)
-	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("%w: %w", ErrBroken, err)
+	var data []byte
+	if err == nil {
+		if !info.Mode().IsRegular() || info.Size() > maxRecord {
+			return nil, fmt.Errorf("%w: %s is not a file of at most %d bytes", ErrBroken, path, maxRecord)
 		}
-		return nil, err
+		data, err = os.ReadFile(path) // the container may be removed at any time
 	}
-	if !info.Mode().IsRegular() || info.Size() > maxRecord {
-		return nil, fmt.Errorf("%w: %s is not a file of at most %d bytes", ErrBroken, path, maxRecord)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
-	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
