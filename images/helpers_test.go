@@ -217,6 +217,20 @@ func checkImage(t testing.TB, img *Image) {
 	}
 }
 
+// checkOriginal checks that all an image's manifest names is in the store.
+func checkOriginal(t testing.TB, s *Store, img *Image) *original {
+	t.Helper()
+	x, err := s.readIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := s.original(x.byID(img.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
 // files lists all files of a store but its locks.
 func files(t testing.TB, s *Store) []string {
 	t.Helper()

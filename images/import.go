@@ -73,6 +73,7 @@ func (s *Store) importImage(ctx context.Context, r io.Reader, opts ImportOptions
 	if err != nil {
 		return nil, err
 	}
+	defer layer.spool.close()
 	created := opts.Created
 	if created.IsZero() {
 		created = time.Now()
@@ -93,7 +94,7 @@ func (s *Store) importImage(ctx context.Context, r io.Reader, opts ImportOptions
 	if err != nil {
 		return nil, err
 	}
-	done := newImage{references: names}
+	done := newImage{references: names, made: true}
 	done.layers, err = o.build(ctx, []layerInput{{
 		diffID: layer.diffID,
 		report: report,
@@ -124,11 +125,12 @@ func (o *operation) importLayer(ctx context.Context, r io.Reader, progress Progr
 		}
 	}
 	report := &reporter{to: progress, id: "archive"}
-	layer, err := o.storeLayer(ctx, report.reader(r, PhaseReading, total))
+	layer, err := o.storeLayer(ctx, report.reader(r, PhaseReading, total), total)
 	if err != nil {
 		return nil, nil, err
 	}
 	if !layer.tree.EndMarker() {
+		layer.spool.close()
 		return nil, nil, fmt.Errorf("the archive has no end mark, so it is cut short or not a tar: %w", ErrArchive)
 	}
 	return layer, &reporter{to: progress, id: layer.diffID.Hex}, nil

@@ -18,6 +18,9 @@ import (
 // layerInput is one layer on its way into the store.
 type layerInput struct {
 	diffID v1.Hash
+	// blob is the archive that the image's manifest names; the zero Hash when any with this diffID will do.
+	blob v1.Hash
+
 	report *reporter
 	// fetch brings the layer's archive into the operation, when the store does not have it.
 	fetch func(ctx context.Context) (*archivedLayer, error)
@@ -67,7 +70,8 @@ type buildingLayer struct {
 	layerInput
 	chainID v1.Hash
 	record  layerRecord
-	known   bool          // record is complete, from another image
+	known   bool          // the disk is there, from another image
+	stored  bool          // so is the archive
 	buried  bool          // a flat layer above that the store has takes its place
 	tree    *lazyTree     // valid when ready is closed
 	ready   chan struct{} // closed when the archive is in the operation or the store
@@ -124,11 +128,10 @@ func (b *builder) recall() {
 	defer b.o.mu.Unlock()
 	buried := false
 	for _, l := range slices.Backward(b.layers) {
-		archive, ok := b.o.known.diffs[l.diffID]
-		if !ok || !b.o.s.hasBlob(archive.Blob) {
-			continue
+		if archive, ok := b.o.known.archive(l.layerInput); ok && b.o.s.hasBlob(archive.Blob) {
+			l.record.Blob, l.record.BlobSize, l.record.MediaType = archive.Blob, archive.BlobSize, archive.MediaType
+			l.stored = true
 		}
-		l.record.Blob, l.record.BlobSize, l.record.MediaType = archive.Blob, archive.BlobSize, archive.MediaType
 		l.buried = buried
 		same, ok := b.o.known.chains[l.chainID]
 		if !ok {
@@ -154,7 +157,11 @@ func (b *builder) layer(ctx context.Context, i int) error {
 	}
 	close(l.ready)
 	if l.known || l.buried {
-		l.report.report(PhaseExists, l.record.BlobSize, l.record.BlobSize, "")
+		end := PhaseDone
+		if l.stored {
+			end = PhaseExists
+		}
+		l.report.report(end, l.record.BlobSize, l.record.BlobSize, "")
 		return nil
 	}
 	tree, err := l.tree.get(ctx)
@@ -186,7 +193,7 @@ func (b *builder) layer(ctx context.Context, i int) error {
 
 // archive gets the layer's archive and prepares its tree.
 func (b *builder) archive(ctx context.Context, l *buildingLayer) error {
-	if l.record.Blob.Hex != "" {
+	if l.stored {
 		blob, diffID, report := l.record.Blob, l.diffID, l.report
 		l.tree = &lazyTree{make: func(ctx context.Context) (*layerdisk.Tree, error) {
 			a, err := b.o.scanBlob(ctx, blob, diffID, false, report)

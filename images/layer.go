@@ -11,7 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/compress/gzip"
 
 	"github.com/hullvm/hull/images/layerdisk"
 )
@@ -107,11 +107,12 @@ func (s *Store) scan(ctx context.Context, r io.Reader) (*layerdisk.Tree, error) 
 	return tree, err
 }
 
-// storeLayer reads a layer's archive, compressed or not, and stages it as a
-// blob compressed with zstd. Only what comes from an archive of docker save or
-// an import is treated so: there it is not compressed and its digest not yet known to
-// anyone.
-func (o *operation) storeLayer(ctx context.Context, r io.Reader) (*archivedLayer, error) {
+// storeLayer reads a layer's archive, compressed or not, and stages it as a blob
+// compressed with gzip, which everybody reads (decision 12). Only what comes from
+// an archive of docker save or an import is treated so: there it is not
+// compressed and its digest not yet known to anyone. size is how long the archive
+// is, 0 if that is not known. The layer may come with a spool, which must be closed.
+func (o *operation) storeLayer(ctx context.Context, r io.Reader, size int64) (*archivedLayer, error) {
 	if err := o.s.cpu.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
@@ -125,8 +126,13 @@ func (o *operation) storeLayer(ctx context.Context, r io.Reader) (*archivedLayer
 	if err != nil {
 		return nil, err
 	}
-	a, err := o.compressLayer(ctx, in, t)
+	var kept *spool
+	if size > 0 {
+		kept = o.s.newSpool(size)
+	}
+	a, err := o.compressLayer(ctx, in, kept, t)
 	if err != nil {
+		kept.close()
 		t.discard()
 		return nil, err
 	}
@@ -134,22 +140,22 @@ func (o *operation) storeLayer(ctx context.Context, r io.Reader) (*archivedLayer
 	return a, nil
 }
 
-// compressLayer reads an uncompressed archive and writes it compressed.
-func (o *operation) compressLayer(ctx context.Context, in io.Reader, out io.Writer) (*archivedLayer, error) {
+// compressLayer reads an uncompressed archive, copies it to kept and writes it
+// compressed to out.
+func (o *operation) compressLayer(ctx context.Context, in io.Reader, kept *spool, out io.Writer) (*archivedLayer, error) {
 	blob, diff := newHasher(), newHasher()
-	z, err := zstd.NewWriter(io.MultiWriter(out, blob), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2))
+	z, err := gzip.NewWriterLevel(io.MultiWriter(out, blob), gzip.BestSpeed)
 	if err != nil {
 		return nil, err
 	}
-	defer z.Close() // ends its goroutines after an error
-	tree, err := o.s.scan(ctx, io.TeeReader(in, io.MultiWriter(diff, z)))
+	tree, err := o.s.scan(ctx, io.TeeReader(in, io.MultiWriter(diff, z, kept)))
 	if err != nil {
 		return nil, err
 	}
 	if err := z.Close(); err != nil {
 		return nil, err
 	}
-	return &archivedLayer{diffID: diff.digest(), blob: blob.digest(), size: blob.n, mediaType: types.OCILayerZStd, tree: tree}, nil
+	return &archivedLayer{diffID: diff.digest(), blob: blob.digest(), size: blob.n, mediaType: types.OCILayer, tree: tree, spool: kept}, nil
 }
 
 // writeDisk makes the disk image name in layers/, unless it is there, and

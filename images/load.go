@@ -88,7 +88,7 @@ func (s *Store) load(ctx context.Context, opts LoadOptions, open func(*operation
 	}
 	defer set.close()
 	l := &loader{o: o, set: set, platform: platform, progress: opts.Progress}
-	// Newer versions of docker write both; manifest.json has the full names.
+	// hull and newer versions of docker write both; manifest.json has the full names.
 	found, err := l.dockerArchive(ctx)
 	if errors.Is(err, errNoManifest) {
 		found, err = l.ociLayout(ctx)
@@ -114,6 +114,9 @@ type loader struct {
 	set      fileSet
 	platform v1.Platform
 	progress Progress
+	// manifests are those of an archive of docker save that is an OCI layout as well, by configuration; nil until
+	// somebody asks.
+	manifests map[v1.Hash]*original
 }
 
 // read reads a manifest, an index or a configuration.

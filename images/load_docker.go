@@ -74,6 +74,19 @@ func (l *loader) dockerImage(ctx context.Context, d dockerImage) (newImage, erro
 	if err != nil {
 		return img, err
 	}
+	for _, tag := range d.RepoTags {
+		ref, err := ParseReference(tag)
+		if err != nil {
+			return img, err
+		}
+		img.references = append(img.references, ref)
+	}
+	if m, err := l.manifestOf(config, d.Layers); err != nil {
+		return img, err
+	} else if m != nil {
+		return l.manifestImage(ctx, img, m, config)
+	}
+	img.made = true
 	var inputs []layerInput
 	for i, name := range d.Layers {
 		diffID := c.RootFS.DiffIDs[i]
@@ -81,13 +94,6 @@ func (l *loader) dockerImage(ctx context.Context, d dockerImage) (newImage, erro
 		inputs = append(inputs, layerInput{diffID: diffID, report: report, fetch: func(ctx context.Context) (*archivedLayer, error) {
 			return l.storeMember(ctx, name, diffID, report)
 		}})
-	}
-	for _, tag := range d.RepoTags {
-		ref, err := ParseReference(tag)
-		if err != nil {
-			return img, err
-		}
-		img.references = append(img.references, ref)
 	}
 	if img.layers, err = l.o.build(ctx, inputs); err != nil {
 		return img, err
@@ -104,11 +110,12 @@ func (l *loader) storeMember(ctx context.Context, name string, diffID v1.Hash, r
 		return nil, err
 	}
 	defer f.Close()
-	a, err := l.o.storeLayer(ctx, report.reader(f, PhaseVerifying, size))
+	a, err := l.o.storeLayer(ctx, report.reader(f, PhaseVerifying, size), size)
 	if err != nil {
 		return nil, err
 	}
 	if a.diffID != diffID {
+		a.spool.close()
 		return nil, fmt.Errorf("%q has diffID %s instead of %s: %w", shorten(name), a.diffID, diffID, ErrDigest)
 	}
 	return a, nil

@@ -117,10 +117,16 @@ func (l *loader) ociImage(ctx context.Context, d v1.Descriptor) (newImage, error
 			img.references = append(img.references, ref)
 		}
 	}
-	if img.layers, err = l.o.buildManifest(ctx, m, config, l.progress, l.storeBlob); err != nil {
+	return l.manifestImage(ctx, img, &original{raw, m}, config)
+}
+
+// manifestImage stages what the manifest of an image names.
+func (l *loader) manifestImage(ctx context.Context, img newImage, m *original, config []byte) (newImage, error) {
+	var err error
+	if img.layers, err = l.o.buildManifest(ctx, m.manifest, config, l.progress, l.storeBlob); err != nil {
 		return img, err
 	}
-	if img.manifest, err = l.o.addBlob(raw); err != nil {
+	if img.manifest, err = l.o.addBlob(m.raw); err != nil {
 		return img, err
 	}
 	img.id, err = l.o.addBlob(config)
@@ -155,7 +161,7 @@ func (o *operation) buildManifest(ctx context.Context, m *v1.Manifest, config []
 		if d.Size > o.s.limits.Blob {
 			return nil, fmt.Errorf("layer %s has %d bytes, at most %d: %w", d.Digest, d.Size, o.s.limits.Blob, ErrLimit)
 		}
-		inputs = append(inputs, layerInput{diffID: diffID, report: report, fetch: func(ctx context.Context) (*archivedLayer, error) {
+		inputs = append(inputs, layerInput{diffID: diffID, blob: d.Digest, report: report, fetch: func(ctx context.Context) (*archivedLayer, error) {
 			if err := fetch(ctx, d, report); err != nil {
 				return nil, err
 			}

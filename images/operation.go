@@ -123,6 +123,7 @@ func (o *operation) openBlob(h v1.Hash) (*os.File, error) {
 // newImage is an image whose parts are all staged or in the store.
 type newImage struct {
 	id, manifest v1.Hash
+	made         bool // the manifest is hull's own: nobody has its digest
 	layers       []layerRecord
 	references   []Reference // with tags
 	digests      []Reference
@@ -143,7 +144,9 @@ func (o *operation) commit(ctx context.Context, images []newImage) error {
 				r = &record{ID: img.id, Stored: time.Now().UTC().Truncate(time.Second)}
 				x.Images = append(x.Images, r)
 			}
-			r.Manifest, r.Layers = img.manifest, img.layers
+			if o.replaces(img, r) {
+				r.Manifest, r.Layers = img.manifest, img.layers
+			}
 			for _, ref := range img.references {
 				x.assign(r, ref.String())
 			}
@@ -153,6 +156,21 @@ func (o *operation) commit(ctx context.Context, images []newImage) error {
 		}
 		return nil
 	})
+}
+
+// replaces tells whether an image takes the place of what the store has of it, if
+// anything. A manifest that a registry has does not give way to one that hull has
+// made, as long as all that it names is there.
+func (o *operation) replaces(img newImage, r *record) bool {
+	if r.Manifest == (v1.Hash{}) || r.Manifest == img.manifest {
+		return true
+	}
+	o.wasteful = true // one of the two manifests is not needed
+	if !img.made {
+		return true
+	}
+	_, err := o.s.original(r)
+	return err != nil
 }
 
 // placeBlobs gives all blobs of the operation their names.
@@ -201,14 +219,25 @@ func (o *operation) images(stored []newImage) ([]*Image, error) {
 type known struct {
 	chains map[v1.Hash]layerRecord // by chain ID: the same layer on the same layers, with its disk
 	diffs  map[v1.Hash]layerRecord // by diffID: the archive
+	blobs  map[v1.Hash]layerRecord // by its digest: the archive
 }
 
 func (x *index) known() known {
-	k := known{make(map[v1.Hash]layerRecord), make(map[v1.Hash]layerRecord)}
+	k := known{make(map[v1.Hash]layerRecord), make(map[v1.Hash]layerRecord), make(map[v1.Hash]layerRecord)}
 	for _, r := range x.Images {
 		k.add(r.Layers)
 	}
 	return k
+}
+
+// archive finds the archive of a layer.
+func (k known) archive(l layerInput) (layerRecord, bool) {
+	if l.blob == (v1.Hash{}) {
+		r, ok := k.diffs[l.diffID]
+		return r, ok
+	}
+	r, ok := k.blobs[l.blob]
+	return r, ok && r.DiffID == l.diffID // what a manifest says of a blob need not be so
 }
 
 // add notes the layers of one image.
@@ -220,7 +249,7 @@ func (k known) add(layers []layerRecord) {
 		}
 	}
 	for i, l := range layers {
-		k.diffs[l.DiffID] = l
+		k.diffs[l.DiffID], k.blobs[l.Blob] = l, l
 		// The disks below a flat one are not used, so they may be gone.
 		if i >= flat {
 			k.chains[l.ChainID] = l

@@ -8,7 +8,7 @@ import (
 // A Phase is what is being done to a part of an image.
 type Phase string
 
-// Phases in the order in which a layer goes through them; not every layer goes through all.
+// Phases in the order in which a layer goes through them on its way into the store; not every layer goes through all.
 const (
 	PhaseResolving   Phase = "resolving"   // asking the registry for the manifest; ID is the image's name
 	PhaseReading     Phase = "reading"     // reading an archive, Current and Total in bytes of it
@@ -21,6 +21,17 @@ const (
 	PhaseDone        Phase = "done"        // final: the layer is in the store
 )
 
+// Phases of a layer on its way out of the store.
+const (
+	PhasePreparing Phase = "preparing" // before it is its turn
+	PhasePushing   Phase = "pushing"   // to the registry, bytes of the compressed layer
+	PhaseThere     Phase = "there"     // final: the registry had this layer
+	PhaseMounted   Phase = "mounted"   // final: the registry had it in another repository, named in Message
+	PhasePushed    Phase = "pushed"    // final: the registry has it
+	PhaseWriting   Phase = "writing"   // to an archive, bytes of the compressed layer
+	PhaseWritten   Phase = "written"   // final
+)
+
 // Event is one step of progress.
 type Event struct {
 	// ID names what the event is about: a layer by the hexadecimal digits of its digest (show the first 12),
@@ -29,11 +40,11 @@ type Event struct {
 	Phase Phase
 	// Current and Total are bytes; Total is 0 when it is not known.
 	Current, Total int64
-	// Message explains PhaseRetrying; empty otherwise.
+	// Message explains PhaseRetrying and PhaseMounted; empty otherwise.
 	Message string
 }
 
-// Progress is told what a Load, Import or Pull is doing. Several layers are
+// Progress is told what a Load, Import, Pull, Push or Save is doing. Several layers are
 // worked on at once, so Progress is called from several goroutines, at most
 // about ten times a second for each layer and once for every change of phase.
 // It must not block: the work waits for it.

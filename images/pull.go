@@ -25,31 +25,40 @@ type PullOptions struct {
 
 const defaultParallel = 3
 
-// Pull fetches an image from its registry. upToDate tells that the store had
-// exactly this image under this name. A pull that is cut short leaves what it
-// has fetched in images/partial, and the next one goes on from there. The
-// errors are ErrReference, ErrNoSuchImage, ErrDenied, ErrPlatform, ErrRegistry
-// and those of what is in the image.
-func (s *Store) Pull(ctx context.Context, ref string, opts PullOptions) (img *Image, upToDate bool, err error) {
-	name, err := ParseReference(ref)
-	if err != nil {
-		return nil, false, fmt.Errorf("pull: %w", err)
-	}
-	img, upToDate, err = s.pull(ctx, name, opts)
-	if err != nil {
-		return nil, false, fmt.Errorf("pull %s: %w", name, err)
-	}
-	return img, upToDate, nil
+// Pulled tells what a Pull has found.
+type Pulled struct {
+	// Digest is that of the manifest, or of the index of several platforms, that has the name.
+	Digest v1.Hash
+	// UpToDate: the store had exactly this image under this name.
+	UpToDate bool
 }
 
-func (s *Store) pull(ctx context.Context, ref Reference, opts PullOptions) (img *Image, upToDate bool, err error) {
+// Pull fetches an image from its registry: its manifest, its configuration and
+// its layers as they are there, so that it can be pushed and saved with the same
+// digest. A pull that is cut short leaves what it has fetched in images/partial,
+// and the next one goes on from there. The errors are ErrReference,
+// ErrNoSuchImage, ErrDenied, ErrPlatform, ErrRegistry and those of what is in the
+// image.
+func (s *Store) Pull(ctx context.Context, ref string, opts PullOptions) (*Image, Pulled, error) {
+	name, err := ParseReference(ref)
+	if err != nil {
+		return nil, Pulled{}, fmt.Errorf("pull: %w", err)
+	}
+	img, pulled, err := s.pull(ctx, name, opts)
+	if err != nil {
+		return nil, Pulled{}, fmt.Errorf("pull %s: %w", name, err)
+	}
+	return img, pulled, nil
+}
+
+func (s *Store) pull(ctx context.Context, ref Reference, opts PullOptions) (img *Image, pulled Pulled, err error) {
 	platform, err := parsePlatform(opts.Platform)
 	if err != nil {
-		return nil, false, err
+		return nil, pulled, err
 	}
 	o, err := s.begin(ctx)
 	if err != nil {
-		return nil, false, err
+		return nil, pulled, err
 	}
 	defer func() {
 		if err = o.end(err); err != nil {
@@ -57,24 +66,26 @@ func (s *Store) pull(ctx context.Context, ref Reference, opts PullOptions) (img 
 		}
 	}()
 	(&reporter{to: opts.Progress, id: ref.Familiar()}).report(PhaseResolving, 0, 0, "")
-	client, err := s.connect(ctx, ref, opts)
+	client, err := s.connect(ctx, ref, access{insecure: opts.Insecure, keychain: opts.Keychain})
 	if err != nil {
-		return nil, false, err
+		return nil, pulled, err
 	}
 	defer client.close()
 	found, err := client.resolve(ctx, ref, platform)
 	if err != nil {
-		return nil, false, err
+		return nil, pulled, err
 	}
+	pulled.Digest = found.top
 	if img := s.current(ctx, ref, found); img != nil {
-		return img, true, nil
+		pulled.UpToDate = true
+		return img, pulled, nil
 	}
 	config, err := o.config(ctx, client, found.manifest.Config)
 	if err != nil {
-		return nil, false, err
+		return nil, pulled, err
 	}
 	if err := checkPlatform(config, platform); err != nil {
-		return nil, false, err
+		return nil, pulled, err
 	}
 	done := newImage{id: found.manifest.Config.Digest, digests: []Reference{{Domain: ref.Domain, Path: ref.Path, Digest: found.top.String()}}}
 	if ref.Digest == "" {
@@ -94,22 +105,22 @@ func (s *Store) pull(ctx context.Context, ref Reference, opts PullOptions) (img 
 		return o.fetchLayer(ctx, client, d, report)
 	})
 	if err != nil {
-		return nil, false, err
+		return nil, pulled, err
 	}
 	if done.manifest, err = o.addBlob(found.raw); err != nil {
-		return nil, false, err
+		return nil, pulled, err
 	}
 	if _, err := o.addBlob(config); err != nil {
-		return nil, false, err
+		return nil, pulled, err
 	}
 	if err := o.commit(ctx, []newImage{done}); err != nil {
-		return nil, false, err
+		return nil, pulled, err
 	}
 	all, err := o.images([]newImage{done})
 	if err != nil {
-		return nil, false, err
+		return nil, pulled, err
 	}
-	return all[0], false, nil
+	return all[0], pulled, nil
 }
 
 // resolved is what a name means in a registry.
@@ -168,7 +179,10 @@ func (s *Store) current(ctx context.Context, ref Reference, found resolved) *Ima
 	}
 	digest := Reference{Domain: ref.Domain, Path: ref.Path, Digest: found.top.String()}
 	r := x.byReference(ref)
-	if r == nil || r.ID != found.manifest.Config.Digest || !r.has(digest) {
+	if r == nil || r.ID != found.manifest.Config.Digest || r.Manifest != hashOf(found.raw) || !r.has(digest) {
+		return nil
+	}
+	if _, err := s.original(r); err != nil {
 		return nil
 	}
 	img, err := s.Get(ctx, r.ID.String())

@@ -92,9 +92,9 @@ func TestPull(t *testing.T) {
 	var rec recorder
 	opts := nobody
 	opts.Progress = &rec
-	got, upToDate, err := s.Pull(t.Context(), ref, opts)
-	if err != nil || upToDate {
-		t.Fatalf("%v, %v", upToDate, err)
+	got, pulled, err := s.Pull(t.Context(), ref, opts)
+	if err != nil || pulled.UpToDate {
+		t.Fatalf("%+v, %v", pulled, err)
 	}
 	want, _ := img.ConfigName()
 	digest, _ := img.Digest()
@@ -115,8 +115,8 @@ func TestPull(t *testing.T) {
 	// Again, by tag and by digest.
 	for _, again := range []string{ref, fmt.Sprintf("%s/team/app@%s", reg.host, digest)} {
 		before := files(t, s)
-		if _, upToDate, err := s.Pull(t.Context(), again, nobody); err != nil || !upToDate {
-			t.Errorf("pull %s again: up to date %v, %v", again, upToDate, err)
+		if _, pulled, err := s.Pull(t.Context(), again, nobody); err != nil || !pulled.UpToDate || pulled.Digest != digest {
+			t.Errorf("pull %s again: %+v, %v", again, pulled, err)
 		}
 		if after := files(t, s); !slices.Equal(before, after) {
 			t.Errorf("files\n%q\nbecame\n%q", before, after)
@@ -149,17 +149,36 @@ func TestPullByDigest(t *testing.T) {
 	}
 }
 
-// TestPullSharedLayers: a layer that came with an archive is not downloaded,
-// though the registry has it compressed otherwise.
+// TestPullSharedLayers: a layer that came with an archive, compressed otherwise, is
+// downloaded, as the image would not be what the registry has without it, but it is
+// not converted again. One that came from a registry is not even downloaded.
 func TestPullSharedLayers(t *testing.T) {
 	reg := newRegistry(t)
 	img := testImage(t)
 	ref := reg.push(t, "app", img)
 	s := newStore(t)
 	loaded := mustLoad(t, s, dockerArchive(t, "loaded", makeImage(t, "other", layersOf(t, img)[:2]...)))[0]
+	var rec recorder
+	opts := nobody
+	opts.Progress = &rec
+	got, _, err := s.Pull(t.Context(), ref, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got.Disks[:2], loaded.Disks) {
+		t.Errorf("disks %v and %v", got.Disks, loaded.Disks)
+	}
+	layers, _ := img.Layers()
+	for _, l := range layers[:2] {
+		d, _ := l.Digest()
+		if p := rec.phases()[d.Hex]; slices.Contains(p, PhaseConverting) || p[len(p)-1] != PhaseDone {
+			t.Errorf("phases of %s: %v", d, p)
+		}
+	}
+	checkOriginal(t, s, got)
+	other := reg.push(t, "other", makeImage(t, "other", layersOf(t, img)[:2]...))
 	reg.intercept(func(w http.ResponseWriter, r *http.Request, inner http.Handler) {
-		layers, _ := img.Layers()
-		for _, l := range layers[:2] {
+		for _, l := range layers {
 			if d, _ := l.Digest(); isBlob(r, d) {
 				http.Error(w, "not to be asked for", http.StatusTeapot)
 				return
@@ -167,10 +186,7 @@ func TestPullSharedLayers(t *testing.T) {
 		}
 		inner.ServeHTTP(w, r)
 	})
-	got := mustPull(t, s, ref)
-	if !slices.Equal(got.Disks[:2], loaded.Disks) {
-		t.Errorf("disks %v and %v", got.Disks, loaded.Disks)
-	}
+	checkOriginal(t, s, mustPull(t, s, other))
 	if g := garbage(t, s); g != nil {
 		t.Errorf("left behind: %q", g)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -17,44 +18,81 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// registryClient reads from one repository of a registry (OCI
+// registryClient reads from and writes to one repository of a registry (OCI
 // distribution-spec). Logging in is go-containerregistry's business.
 type registryClient struct {
 	client *http.Client
-	base   string // "https://registry/v2/repository/"; the transport knows whether it is http
-	limit  int64  // of a manifest
+	base   *url.URL // "https://registry/v2/repository/"; the transport knows whether it is http
+	limit  int64    // of a manifest
 	net    network
 	close  func()
 }
 
-// connect finds out how the registry is to be spoken to and logs in.
-func (s *Store) connect(ctx context.Context, ref Reference, opts PullOptions) (*registryClient, error) {
-	keychain := opts.Keychain
-	if keychain == nil {
-		keychain = authn.DefaultKeychain
-	}
-	host := ref.Domain
+// access is how a registry is to be spoken to.
+type access struct {
+	insecure bool           // plain HTTP and unverified TLS are allowed
+	keychain authn.Keychain // nil: that of ~/.docker/config.json and its helpers
+	// push asks for the right to write to the repository, and to read from those that its layers may be mounted from.
+	push   bool
+	mounts []string // paths of other repositories of the registry
+}
+
+// registryOf is a registry as go-containerregistry knows it.
+func registryOf(domain string, insecure bool) (name.Registry, error) {
+	host := domain
 	if host == defaultDomain {
 		host = name.DefaultRegistry
 	}
-	var nameOpts []name.Option
-	if opts.Insecure || isLoopback(host) {
-		nameOpts = append(nameOpts, name.Insecure) // HTTPS is tried first all the same
+	var opts []name.Option
+	if insecure || isLoopback(host) {
+		opts = append(opts, name.Insecure) // HTTPS is tried first all the same
 	}
-	registry, err := name.NewRegistry(host, nameOpts...)
+	registry, err := name.NewRegistry(host, opts...)
 	if err != nil {
-		return nil, fmt.Errorf("registry %q: %w: %w", host, err, ErrReference)
+		return registry, fmt.Errorf("registry %q: %w: %w", host, err, ErrReference)
+	}
+	return registry, nil
+}
+
+// connect finds out how the registry is to be spoken to and logs in.
+func (s *Store) connect(ctx context.Context, ref Reference, a access) (*registryClient, error) {
+	keychain := a.keychain
+	if keychain == nil {
+		keychain = authn.DefaultKeychain
+	}
+	registry, err := registryOf(ref.Domain, a.insecure)
+	if err != nil {
+		return nil, err
 	}
 	repository := registry.Repo(ref.Path)
 	auth, err := authn.Resolve(ctx, keychain, repository)
 	if err != nil {
-		return nil, fmt.Errorf("credentials for %s: %w", host, err)
+		return nil, fmt.Errorf("credentials for %s: %w", registry, err)
 	}
-	base := newRoundTripper(host, opts.Insecure, s.net)
+	scopes := []string{repository.Scope(transport.PullScope)}
+	if a.push {
+		scopes[0] = repository.Scope(transport.PushScope)
+	}
+	for _, path := range a.mounts {
+		scopes = append(scopes, registry.Repo(path).Scope(transport.PullScope))
+	}
+	client, err := s.net.connect(ctx, registry, auth, a.insecure, scopes)
+	if err != nil {
+		return nil, err
+	}
+	client.base.Path += ref.Path + "/"
+	client.limit = s.limits.Manifest
+	return client, nil
+}
+
+// connect logs in to a registry. The client's base is "https://registry/v2/".
+func (n network) connect(ctx context.Context, registry name.Registry, auth authn.Authenticator, insecure bool, scopes []string) (*registryClient, error) {
+	host := registry.RegistryStr()
+	base := newRoundTripper(host, insecure, n)
 	var authenticated http.RoundTripper
-	err = s.net.retry(ctx, nil, func() error {
+	err := n.retry(ctx, nil, func() error {
 		var err error
-		authenticated, err = transport.NewWithContext(ctx, registry, auth, base, []string{repository.Scope(transport.PullScope)})
+		authenticated, err = transport.NewWithContext(ctx, registry, auth, base, scopes)
 		if err != nil {
 			return explain(ctx, err, nil)
 		}
@@ -70,9 +108,8 @@ func (s *Store) connect(ctx context.Context, ref Reference, opts PullOptions) (*
 	}
 	return &registryClient{
 		client: &http.Client{Transport: authenticated},
-		base:   (&url.URL{Scheme: "https", Host: host, Path: "/v2/" + ref.Path + "/"}).String(),
-		limit:  s.limits.Manifest,
-		net:    s.net,
+		base:   &url.URL{Scheme: "https", Host: host, Path: "/v2/"},
+		net:    n,
 		close:  base.close,
 	}, nil
 }
@@ -80,22 +117,51 @@ func (s *Store) connect(ctx context.Context, ref Reference, opts PullOptions) (*
 // errStalled: nothing came for too long.
 var errStalled = errors.New("the connection is silent")
 
-// get sends a request. The body ends with an error when the connection is
-// silent for too long.
-func (c *registryClient) get(parent context.Context, path string, header http.Header, codes ...int) (*http.Response, error) {
+// get asks for something of the repository.
+func (c *registryClient) get(ctx context.Context, path string, header http.Header, codes ...int) (*http.Response, error) {
+	return c.do(ctx, request{method: http.MethodGet, url: c.url(path), header: header}, codes...)
+}
+
+// url is an address in the repository.
+func (c *registryClient) url(path string) *url.URL {
+	u := *c.base
+	u.Path += path
+	return &u
+}
+
+// request is what is sent to a registry.
+type request struct {
+	method string
+	url    *url.URL
+	header http.Header
+	body   io.Reader // may be nil
+	length int64     // of the body
+}
+
+// do sends a request. The answer's body ends with an error when the connection
+// is silent for too long, and sending does.
+func (c *registryClient) do(parent context.Context, r request, codes ...int) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(parent)
 	watchdog := time.AfterFunc(c.net.idle, func() { cancel(errStalled) })
 	stop := func() {
 		watchdog.Stop()
 		cancel(nil)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	var body io.ReadCloser = http.NoBody
+	if r.length > 0 {
+		body = &sentBody{r: r.body, watchdog: watchdog, idle: c.net.idle}
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, r.url.String(), body)
 	if err != nil {
 		stop()
 		return nil, fmt.Errorf("%w: %w", err, ErrReference)
 	}
-	req.Header = header
+	req.ContentLength = r.length
+	if r.header != nil {
+		req.Header = r.header
+	}
 	resp, err := c.client.Do(req)
+	body.Close() // it may still be on its way, but is the caller's again
 	if err == nil {
 		err = checkStatus(resp, codes...)
 	} else {
@@ -115,6 +181,35 @@ func causeOf(ctx context.Context, err error) error {
 		return cause
 	}
 	return err
+}
+
+// sentBody is a body on its way to a registry, which must go on taking it. Once
+// it is closed nothing of it is read any more; net/http may go on after it has
+// the answer.
+type sentBody struct {
+	watchdog *time.Timer
+	idle     time.Duration
+
+	mu     sync.Mutex
+	r      io.Reader
+	closed bool
+}
+
+func (b *sentBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	b.watchdog.Reset(b.idle)
+	return b.r.Read(p)
+}
+
+func (b *sentBody) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	return nil
 }
 
 // watchedBody is a body whose reader is not left waiting forever.

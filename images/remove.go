@@ -11,8 +11,8 @@ import (
 
 // RemoveOptions are the options of Remove.
 type RemoveOptions struct {
-	// Force removes an image by its ID though it has names in several repositories, and takes names from one
-	// that a container uses; that image stays, without a name, as long as it is used.
+	// Force removes an image by its ID though it has several names, and takes names from one that a container
+	// uses; that image stays, without a name, as long as it is used. By ID a running container's cannot be removed.
 	Force bool
 }
 
@@ -63,16 +63,10 @@ func (s *Store) Remove(ctx context.Context, ref string, opts RemoveOptions) ([]R
 // remove does it in the index.
 func (s *Store) remove(x *index, r *record, ref string, opts RemoveOptions) ([]Removed, error) {
 	var done []Removed
-	untag := func(names []string) {
-		for _, n := range names {
-			if parsed, err := ParseReference(n); err == nil {
-				n = parsed.Familiar()
-			}
-			done = append(done, Removed{Untagged: n})
-		}
-	}
+	untag := func(names []string) { done = append(done, untagged(names)...) }
 	name, err := ParseReference(ref)
-	if err == nil && r.has(name) {
+	byName := err == nil && r.has(name)
+	if byName {
 		gone := name.String()
 		if name.Digest != "" {
 			name.Tag = ""
@@ -93,15 +87,23 @@ func (s *Store) remove(x *index, r *record, ref string, opts RemoveOptions) ([]R
 				return done, nil
 			}
 		}
-	} else if all := repositories(append(slices.Clone(r.References), r.Digests...), ""); len(all) > 1 && !opts.Force {
-		return nil, fmt.Errorf("image %q: it %w, in several repositories (%s); force removes them all", ref, ErrConflict, strings.Join(all, ", "))
+	} else if all := append(slices.Clone(r.References), r.Digests...); !opts.Force && (len(r.References) > 1 || len(repositories(all, "")) > 1) {
+		return nil, fmt.Errorf("image %q: it %w (%s); force removes them all", ref, ErrConflict, strings.Join(familiarNames(all), ", "))
 	}
-	users, err := s.users(r.ID)
+	used, err := s.allUsers()
 	if err != nil {
 		return nil, err
 	}
+	users := used[r.ID]
+	if i := slices.IndexFunc(users, func(u User) bool { return u.Running }); i >= 0 && !byName {
+		return nil, fmt.Errorf("image %q: %w by running container %s; stop that first", ref, ErrInUse, users[i].Name)
+	}
 	if len(users) > 0 && !opts.Force {
-		return nil, fmt.Errorf("image %q: %w by container %s; remove that first", ref, ErrInUse, strings.Join(users, ", "))
+		var containers []string
+		for _, u := range users {
+			containers = append(containers, u.Name)
+		}
+		return nil, fmt.Errorf("image %q: %w by container %s; remove that first", ref, ErrInUse, strings.Join(containers, ", "))
 	}
 	untag(r.References)
 	untag(r.Digests)
@@ -111,6 +113,27 @@ func (s *Store) remove(x *index, r *record, ref string, opts RemoveOptions) ([]R
 	}
 	x.Images = slices.DeleteFunc(x.Images, func(other *record) bool { return other == r })
 	return append(done, Removed{Deleted: r.ID}), nil
+}
+
+// untagged tells that names were taken away.
+func untagged(names []string) []Removed {
+	var done []Removed
+	for _, n := range familiarNames(names) {
+		done = append(done, Removed{Untagged: n})
+	}
+	return done
+}
+
+// familiarNames are full names as docker shows them.
+func familiarNames(names []string) []string {
+	var out []string
+	for _, n := range names {
+		if parsed, err := ParseReference(n); err == nil {
+			n = parsed.Familiar()
+		}
+		out = append(out, n)
+	}
+	return out
 }
 
 // repositories returns those of names that are in a repository; without one,

@@ -25,7 +25,7 @@ type Store struct {
 	net network
 
 	mu       sync.Mutex // protects what follows
-	inUse    func() (map[v1.Hash][]string, error)
+	inUse    func() (map[v1.Hash][]User, error)
 	builtins []*Image
 }
 
@@ -89,17 +89,22 @@ func (s *Store) clean() error {
 	return nil
 }
 
-// SetInUse sets the hook that tells which images containers use: it returns
-// container names by image ID. Remove refuses those images. Without a hook no
-// image is in use.
-func (s *Store) SetInUse(hook func() (map[v1.Hash][]string, error)) {
+// User is a container that uses an image.
+type User struct {
+	Name    string
+	Running bool
+}
+
+// SetInUse sets the hook that tells which images containers use, by image ID.
+// Remove refuses those images. Without a hook no image is in use.
+func (s *Store) SetInUse(hook func() (map[v1.Hash][]User, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inUse = hook
 }
 
-// users returns the names of the containers that use an image.
-func (s *Store) users(id v1.Hash) ([]string, error) {
+// allUsers returns the containers that use each image.
+func (s *Store) allUsers() (map[v1.Hash][]User, error) {
 	s.mu.Lock()
 	hook := s.inUse
 	s.mu.Unlock()
@@ -110,7 +115,7 @@ func (s *Store) users(id v1.Hash) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find out which containers use the image: %w", err)
 	}
-	return all[id], nil
+	return all, nil
 }
 
 // hold keeps every process from sweeping until the result is called.

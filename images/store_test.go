@@ -184,20 +184,26 @@ func TestRemove(t *testing.T) {
 	step("app:1", RemoveOptions{}, "Untagged: app:1", nil)
 	step("app:1", RemoveOptions{}, "", ErrNotFound)
 	step("app:2", RemoveOptions{}, "Untagged: app:2, Deleted", nil)
-	// By ID: all names of one repository.
+	// By ID: its only name.
+	loadAs(t, s, "app:1", "1")
+	step(img.ID.Hex[:12], RemoveOptions{}, "Untagged: app:1, Deleted", nil)
+	// Several names need force.
 	loadAs(t, s, "app:1", "1")
 	tag("app:2")
-	step(img.ID.Hex[:12], RemoveOptions{}, "Untagged: app:1, Untagged: app:2, Deleted", nil)
-	// In several repositories it needs force.
+	step(img.ID.Hex[:12], RemoveOptions{}, "", ErrConflict)
+	step(img.ID.Hex[:12], RemoveOptions{Force: true}, "Untagged: app:1, Untagged: app:2, Deleted", nil)
 	loadAs(t, s, "app:1", "1")
 	tag("other:2")
 	step(img.ID.Hex, RemoveOptions{}, "", ErrConflict)
 	step(img.ID.Hex, RemoveOptions{Force: true}, "Untagged: app:1, Untagged: other:2, Deleted", nil)
 	// In use.
 	loadAs(t, s, "app:1", "1")
-	s.SetInUse(func() (map[v1.Hash][]string, error) { return map[v1.Hash][]string{img.ID: {"web", "db"}}, nil })
+	s.SetInUse(func() (map[v1.Hash][]User, error) {
+		return map[v1.Hash][]User{img.ID: {{Name: "web"}, {Name: "db", Running: true}}}, nil
+	})
 	step("app:1", RemoveOptions{}, "", ErrInUse)
 	step(img.ID.Hex, RemoveOptions{}, "", ErrInUse)
+	step(img.ID.Hex, RemoveOptions{Force: true}, "", ErrInUse) // db runs
 	tag("app:2")
 	step("app:2", RemoveOptions{}, "Untagged: app:2", nil) // it keeps a name
 	step("app:1", RemoveOptions{Force: true}, "Untagged: app:1", nil)
@@ -208,7 +214,7 @@ func TestRemove(t *testing.T) {
 	step(img.ID.Hex, RemoveOptions{}, "Deleted", nil)
 	broken := errors.New("broken")
 	loadAs(t, s, "app:1", "1")
-	s.SetInUse(func() (map[v1.Hash][]string, error) { return nil, broken })
+	s.SetInUse(func() (map[v1.Hash][]User, error) { return nil, broken })
 	step("app:1", RemoveOptions{Force: true}, "", broken)
 }
 

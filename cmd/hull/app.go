@@ -8,6 +8,7 @@ import (
 
 	"github.com/hullvm/hull/cmd/internal/engine"
 	"github.com/hullvm/hull/cmd/internal/engine/timeline"
+	"github.com/hullvm/hull/images"
 	"github.com/hullvm/hull/kvm"
 )
 
@@ -40,6 +41,15 @@ func (a *app) engine() (*engine.Engine, error) {
 		a.opened = engine.New(engine.Options{Dirs: dirs, Probe: probe})
 	}
 	return a.opened, nil
+}
+
+// images opens the image store.
+func (a *app) images() (*images.Store, error) {
+	e, err := a.engine()
+	if err != nil {
+		return nil, err
+	}
+	return e.Images()
 }
 
 func (a *app) close() {

@@ -37,11 +37,7 @@ func completeImages(a *app) cobra.CompletionFunc {
 		if len(args) > 0 && cmd.Name() == "run" {
 			return nil, cobra.ShellCompDirectiveDefault
 		}
-		e, err := a.engine()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		store, err := e.Images()
+		store, err := a.images()
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}

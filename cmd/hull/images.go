@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -24,11 +25,7 @@ func newImages(a *app) *cobra.Command {
 		Args:              maxArgs(1),
 		ValidArgsFunction: completeImages(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
-			store, err := e.Images()
+			store, err := a.images()
 			if err != nil {
 				return err
 			}
@@ -142,11 +139,7 @@ func newRemoveImage(a *app) *cobra.Command {
 		Args:              minArgs(1),
 		ValidArgsFunction: completeImages(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
-			store, err := e.Images()
+			store, err := a.images()
 			if err != nil {
 				return err
 			}
@@ -159,10 +152,16 @@ func newRemoveImage(a *app) *cobra.Command {
 						fmt.Fprintf(a.stdout, "Deleted: %s\n", r.Deleted)
 					}
 				}
+				if force && errors.Is(err, images.ErrNotFound) {
+					a.say("%s: %v", cmd.CommandPath(), err) // docker does not count that as a failure
+					return nil
+				}
 				return err
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "Remove an image that has several names, or that ended containers use")
+	f := cmd.Flags()
+	f.BoolVarP(&force, "force", "f", false, "Remove an image that has several names, or take the names of one that containers use")
+	f.Bool("no-prune", false, "Keep untagged parents; there are none, accepted for docker's sake")
 	return cmd
 }

@@ -27,11 +27,7 @@ standard input. Either all images of the archive are loaded or none.`,
 			if input == "" && isTerminal(a.stdin) {
 				return &usageError{cmd.CommandPath(), errors.New("requested load from stdin, but stdin is empty")}
 			}
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
-			store, err := e.Images()
+			store, err := a.images()
 			if err != nil {
 				return err
 			}
@@ -92,11 +88,7 @@ with gzip, zstd or xz. Its ID is printed.`,
 				defer f.Close()
 				in = f
 			}
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
-			store, err := e.Images()
+			store, err := a.images()
 			if err != nil {
 				return err
 			}

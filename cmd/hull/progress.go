@@ -13,7 +13,7 @@ import (
 	"github.com/hullvm/hull/images"
 )
 
-// progressView shows what a pull or load is doing: as bars on a terminal, a line
+// progressView shows what a pull, push, load or save is doing: as bars on a terminal, a line
 // for each step elsewhere, or not at all.
 type progressView struct {
 	out  io.Writer // nil: show nothing
@@ -88,7 +88,8 @@ func (p *progressView) draw(name string, e images.Event) {
 	if e.Current > 0 {
 		t.SetValue(e.Current)
 	}
-	if e.Phase == images.PhaseDone || e.Phase == images.PhaseExists {
+	switch e.Phase {
+	case images.PhaseDone, images.PhaseExists, images.PhaseThere, images.PhaseMounted, images.PhasePushed, images.PhaseWritten:
 		t.MarkAsDone()
 	}
 	if p.rendered == nil {
@@ -154,6 +155,20 @@ func phaseText(e images.Event) string {
 		return "Already exists"
 	case images.PhaseDone:
 		return "Pull complete"
+	case images.PhasePreparing:
+		return "Preparing"
+	case images.PhasePushing:
+		return "Pushing"
+	case images.PhaseThere:
+		return "Layer already exists"
+	case images.PhaseMounted:
+		return "Mounted from " + clean(e.Message)
+	case images.PhasePushed:
+		return "Pushed"
+	case images.PhaseWriting:
+		return "Writing"
+	case images.PhaseWritten:
+		return "Written"
 	}
 	return string(e.Phase)
 }

@@ -18,7 +18,7 @@ func newPull(a *app) *cobra.Command {
 		Use:   "pull [OPTIONS] NAME[:TAG|@DIGEST]",
 		Short: "Fetch an image from its registry",
 		Long: `Fetch an image from its registry. A pull that is cut short goes on, the next time,
-from where it was. Credentials are those of docker login.`,
+from where it was. Credentials are those of hull login, which are docker's.`,
 		Example: `  hull pull debian:12
   hull pull -q localhost:5000/app@sha256:…`,
 		Args: exactArgs(1),
@@ -68,15 +68,15 @@ func pull(ctx context.Context, a *app, e *engine.Engine, given string, o pullOpt
 		fmt.Fprintf(o.out, "%s: Pulling from %s\n", tag, ref.Path)
 	}
 	view := newProgress(a, o.out, o.quiet)
-	image, upToDate, err := store.Pull(ctx, given, images.PullOptions{Progress: view, Insecure: o.insecure, Platform: o.platform})
+	_, pulled, err := store.Pull(ctx, given, images.PullOptions{Progress: view, Insecure: o.insecure, Platform: o.platform})
 	view.close()
 	if err != nil {
 		return err
 	}
 	if !o.quiet {
-		fmt.Fprintf(o.out, "Digest: %s\n", image.Manifest)
+		fmt.Fprintf(o.out, "Digest: %s\n", pulled.Digest)
 		status := "Downloaded newer image for"
-		if upToDate {
+		if pulled.UpToDate {
 			status = "Image is up to date for"
 		}
 		fmt.Fprintf(o.out, "Status: %s %s\n", status, ref.Familiar())

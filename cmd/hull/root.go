@@ -89,8 +89,11 @@ container. Verbs, flags, output and exit codes are docker's.`,
 			newPS(a), newInspect(a), newLogs(a), newPort(a), newEvents(a),
 			newAttach(a), newRename(a), newUpdate(a), newRemove(a), newSupervise(a),
 		},
-		groupImages: {newImages(a), newPull(a), newLoad(a), newImport(a), newRemoveImage(a)},
-		groupHost:   {newBoot(a), newDoctor(a), newSystem(a), newVersion(a), newCompletion(a)},
+		groupImages: {
+			newImages(a), newPull(a), newPush(a), newTag(a), newRemoveImage(a), newLoad(a), newSave(a), newImport(a), newHistory(a), newImage(a),
+			newLogin(a), newLogout(a),
+		},
+		groupHost: {newBoot(a), newDoctor(a), newSystem(a), newVersion(a), newCompletion(a)},
 	} {
 		for _, c := range commands {
 			c.GroupID = group

@@ -118,7 +118,7 @@ func (e *Engine) openImages() (*images.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.SetInUse(func() (map[v1.Hash][]string, error) { return e.imagesInUse(context.Background()) })
+	s.SetInUse(func() (map[v1.Hash][]images.User, error) { return e.imagesInUse(context.Background()) })
 	if err := e.addBuiltin(s); err != nil {
 		s.Close()
 		return nil, err
@@ -165,15 +165,15 @@ func readBuiltin(files *bundle.Files) (*images.Builtin, error) {
 }
 
 // imagesInUse lists which containers use which image.
-func (e *Engine) imagesInUse(ctx context.Context) (map[v1.Hash][]string, error) {
+func (e *Engine) imagesInUse(ctx context.Context) (map[v1.Hash][]images.User, error) {
 	all, err := e.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	used := make(map[v1.Hash][]string)
+	used := make(map[v1.Hash][]images.User)
 	for _, r := range all {
 		if id, err := v1.NewHash(r.ImageID); err == nil {
-			used[id] = append(used[id], r.Name)
+			used[id] = append(used[id], images.User{Name: r.Name, Running: r.State.Alive()})
 		}
 	}
 	return used, nil

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func newTag(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+		Short: "Give an image a further name",
+		Long:  "Give an image a further name. An image that had the name loses it.",
+		Example: `  hull tag debian:12 localhost:5000/debian:12
+  hull tag 4f2c7a11d2b9 app:latest`,
+		Args:              exactArgs(2),
+		ValidArgsFunction: completeImages(a),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			store, err := a.images()
+			if err != nil {
+				return err
+			}
+			return store.Tag(cmd.Context(), args[0], args[1])
+		},
+	}
+}
