@@ -6,7 +6,7 @@
 // A [Store] lives in hull's data directory:
 //
 //	images/index.json            which images there are, and under which names
-//	images/blobs/sha256/HEX      manifests, configurations and layer archives, by digest
+//	images/blobs/sha256/HEX      manifests, configurations and layer archives, by digest, as registries have them
 //	images/partial/              layers on their way from a registry; kept so that a pull resumes
 //	images/tmp/, layers/tmp/     files being written, and marks that there may be garbage (sweep.go)
 //	images/lock                  shared by whoever adds or uses images, exclusive for whoever deletes files
@@ -16,8 +16,10 @@
 //
 // Images arrive through [Store.Load] (archives of docker save, OCI layouts),
 // [Store.Import] (a root file system) and [Store.Pull] (a registry), are found
-// with [Store.Get] and [Store.List], and leave with [Store.Remove]. The
-// package prints nothing: what a terminal shows comes from [Progress].
+// with [Store.Get], [Store.List] and [Store.Inspect], are handed on byte by byte
+// with [Store.Push] and [Store.Save], and leave with [Store.Remove] and
+// [Store.Prune]. The package prints nothing: what a terminal shows comes from
+// [Progress].
 //
 // # What it promises
 //
@@ -34,5 +36,6 @@
 // What comes from outside is checked once, where it comes in: names, sizes and
 // digests against [Limits] and against what the manifest said.
 //
-// Start reading at store.go, then ingest.go, which all three ways in share.
+// Start reading at store.go, then ingest.go, which all three ways in share, and
+// original.go, which both ways out do.
 package images

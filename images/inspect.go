@@ -16,10 +16,10 @@ type Details struct {
 	Id            string // as docker has it, for templates
 	RepoTags      []string
 	RepoDigests   []string
-	Parent        string // always empty, as images that were not built here have it
+	Parent        string // always empty, as for docker's images that were not built there
 	Comment       string
 	Created       time.Time
-	DockerVersion string
+	DockerVersion string // always empty
 	Author        string
 	Config        DetailsConfig
 	Architecture  string
@@ -117,7 +117,7 @@ func (i *Image) details() *Details {
 	c := i.Config
 	d := &Details{
 		Id: i.ID.String(), RepoTags: []string{}, RepoDigests: []string{},
-		Created: c.Created.Time, DockerVersion: c.DockerVersion, Author: c.Author,
+		Created: c.Created.Time, Author: c.Author,
 		Architecture: c.Architecture, Variant: c.Variant, Os: c.OS, OsVersion: c.OSVersion,
 		Size:   i.Size,
 		RootFS: DetailsRootFS{Type: c.RootFS.Type, Layers: []string{}},

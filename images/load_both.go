@@ -67,7 +67,7 @@ type manifestBudget struct {
 func (l *loader) readManifests(all []v1.Descriptor, depth int, left *manifestBudget) {
 	for _, d := range all {
 		left.count--
-		left.bytes -= d.Size
+		left.bytes -= max(d.Size, 0)
 		if left.count < 0 || left.bytes < 0 || depth == maxIndexDepth {
 			return
 		}

@@ -293,6 +293,9 @@ func FuzzLoad(f *testing.F) {
 	f.Add(dockerArchive(f, "app", img))
 	f.Add(tarOfDir(f, layoutDir(f, img, named)))
 	f.Add(gzipped(f, dockerArchive(f, "app", img)))
+	saved := newStore(f)
+	mustLoad(f, saved, dockerArchive(f, "app", img))
+	f.Add(mustSave(f, saved, "app"))
 	s, err := OpenOptions(f.TempDir(), Options{Limits: Limits{Archive: 1 << 20, Blob: 1 << 20, Layer: limitsOf(1<<20, 100).Layer}})
 	if err != nil {
 		f.Fatal(err)

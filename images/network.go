@@ -90,7 +90,12 @@ type statusError struct {
 	after time.Duration // Retry-After
 }
 
-func (e *statusError) Error() string { return e.err.Error() }
+func (e *statusError) Error() string {
+	if kind := e.Unwrap(); kind == ErrDenied {
+		return kind.Error() + ": " + e.err.Error()
+	}
+	return e.err.Error()
+}
 
 func (e *statusError) Unwrap() error {
 	switch e.err.StatusCode {

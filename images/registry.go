@@ -37,6 +37,10 @@ type access struct {
 	mounts []string // paths of other repositories of the registry
 }
 
+// pushPatience is how much longer a registry may be silent when it is given something: it looks at all of a layer
+// before it says that it has it.
+const pushPatience = 5
+
 // registryOf is a registry as go-containerregistry knows it.
 func registryOf(domain string, insecure bool) (name.Registry, error) {
 	host := domain
@@ -76,7 +80,11 @@ func (s *Store) connect(ctx context.Context, ref Reference, a access) (*registry
 	for _, path := range a.mounts {
 		scopes = append(scopes, registry.Repo(path).Scope(transport.PullScope))
 	}
-	client, err := s.net.connect(ctx, registry, auth, a.insecure, scopes)
+	net := s.net
+	if a.push {
+		net.idle *= pushPatience
+	}
+	client, err := net.connect(ctx, registry, auth, a.insecure, scopes)
 	if err != nil {
 		return nil, err
 	}

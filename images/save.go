@@ -28,16 +28,16 @@ type SaveOptions struct {
 func (s *Store) Save(ctx context.Context, w io.Writer, refs []string, opts SaveOptions) error {
 	release, err := s.hold(ctx)
 	if err != nil {
-		return fmt.Errorf("save: %w", err)
+		return fmt.Errorf("save images: %w", err)
 	}
 	defer release()
 	images, err := s.toSave(refs)
 	if err != nil {
-		return fmt.Errorf("save: %w", err)
+		return fmt.Errorf("save images: %w", err)
 	}
 	a := &archiver{ctx: ctx, s: s, tar: tar.NewWriter(w), progress: opts.Progress, written: make(map[v1.Hash]bool)}
 	if err := a.write(images); err != nil {
-		return fmt.Errorf("save: %w", err)
+		return fmt.Errorf("save images: %w", err)
 	}
 	return nil
 }

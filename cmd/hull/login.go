@@ -197,12 +197,15 @@ func newLogout(a *app) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(a.stdout, "Removing login credentials for %s\n", server.domain)
+			// A helper may fail for what it does not have.
 			var errs []error
 			for _, key := range server.keys() {
-				errs = append(errs, file.GetCredentialsStore(key).Erase(key))
+				if err := file.GetCredentialsStore(key).Erase(key); err != nil {
+					errs = append(errs, err)
+				}
 			}
-			if err := errors.Join(errs...); err != nil {
-				return fmt.Errorf("could not erase credentials: %w", err)
+			if len(errs) == len(server.keys()) {
+				return fmt.Errorf("could not erase credentials: %w", errors.Join(errs...))
 			}
 			return nil
 		},
@@ -254,4 +257,12 @@ func dockerConfig(a *app) (*configfile.ConfigFile, error) {
 		file.CredentialsStore = credentials.DetectDefaultStore(file.CredentialsStore)
 	}
 	return file, nil
+}
+
+// deniedHint says what to do when a registry wants credentials, or other ones.
+func deniedHint(err error, ref images.Reference) error {
+	if !errors.Is(err, images.ErrDenied) {
+		return err
+	}
+	return fmt.Errorf("%w; this may need 'hull login %s'", err, ref.Domain)
 }

@@ -71,7 +71,7 @@ func pull(ctx context.Context, a *app, e *engine.Engine, given string, o pullOpt
 	_, pulled, err := store.Pull(ctx, given, images.PullOptions{Progress: view, Insecure: o.insecure, Platform: o.platform})
 	view.close()
 	if err != nil {
-		return err
+		return deniedHint(err, ref)
 	}
 	if !o.quiet {
 		fmt.Fprintf(o.out, "Digest: %s\n", pulled.Digest)

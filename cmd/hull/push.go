@@ -65,7 +65,7 @@ which are docker's.`,
 				}
 				fmt.Fprintln(a.stdout, ref)
 			}
-			return err
+			return deniedHint(err, ref)
 		},
 	}
 	f := cmd.Flags()

@@ -21,32 +21,54 @@ import (
 )
 
 // helperRegistry serves a registry until it is killed, and prints its address:
-// registry [BYTES]
+// registry [BYTES [USER:PASSWORD]]
 //
-// With BYTES it breaks off each layer's transfer after so many, as long as the
-// file "midway" exists in the current directory.
+// With BYTES it breaks off each layer's transfer after so many, either way, as long
+// as the file "midway" exists in the current directory. With a user it asks for the
+// password.
 func helperRegistry(args []string) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	if len(args) == 1 {
+	if len(args) > 0 {
 		limit, err := strconv.Atoi(args[0])
 		if err != nil {
 			return err
 		}
 		handler = breakOff(handler, limit)
 	}
+	if len(args) > 1 {
+		handler = ask(handler, args[1])
+	}
 	fmt.Println(listener.Addr())
 	return http.Serve(listener, handler)
 }
 
-// breakOff ends the answers that carry blobs after limit bytes.
+// ask wants the user's name and password with each request.
+func ask(next http.Handler, login string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user+":"+password != login {
+			w.Header().Set("WWW-Authenticate", `Basic realm="e2e"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// breakOff ends the requests and answers that carry blobs after limit bytes.
 func breakOff(next http.Handler, limit int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, err := os.Stat("midway"); err == nil && r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+		_, err := os.Stat("midway")
+		switch {
+		case err != nil || !strings.Contains(r.URL.Path, "/blobs/"):
+		case r.Method == http.MethodGet:
 			w = &limited{w, limit}
+		case r.Method == http.MethodPatch && r.ContentLength > int64(limit):
+			io.CopyN(io.Discard, r.Body, int64(limit))
+			panic(http.ErrAbortHandler)
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -74,7 +74,7 @@ func saveFile(path string, write func(io.Writer) error) error {
 	}
 	defer f.Cleanup()
 	if err := write(f); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return err
 	}
 	return f.CloseAtomicallyReplace()
 }
