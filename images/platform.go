@@ -163,6 +163,10 @@ func checkPlatform(config []byte, want v1.Platform) error {
 	if err := json.Unmarshal(config, &c); err != nil {
 		return fmt.Errorf("image configuration: %w: %w", err, ErrManifest)
 	}
+	return fitsPlatform(c, want)
+}
+
+func fitsPlatform(c, want v1.Platform) error {
 	if c.OS != "" && c.OS != want.OS || c.Architecture != "" && c.Architecture != want.Architecture {
 		return fmt.Errorf("%s: there is %s: %w", want, c, ErrPlatform)
 	}

@@ -77,6 +77,9 @@ func (s *Store) pull(ctx context.Context, ref Reference, opts PullOptions) (img 
 	}
 	pulled.Digest = found.top
 	if img := s.current(ctx, ref, found); img != nil {
+		if err := fitsPlatform(v1.Platform{OS: img.Config.OS, Architecture: img.Config.Architecture, Variant: img.Config.Variant}, platform); err != nil {
+			return nil, pulled, err
+		}
 		pulled.UpToDate = true
 		return img, pulled, nil
 	}

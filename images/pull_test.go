@@ -254,6 +254,15 @@ func TestPullPlatforms(t *testing.T) {
 	if _, _, err := s.Pull(t.Context(), only, nobody); !errors.Is(err, ErrPlatform) {
 		t.Errorf("error %v", err)
 	}
+	opts.Platform = "linux/arm64"
+	for _, upToDate := range []bool{false, true} {
+		if _, pulled, err := s.Pull(t.Context(), only, opts); err != nil || pulled.UpToDate != upToDate {
+			t.Errorf("%+v, %v", pulled, err)
+		}
+	}
+	if _, _, err := s.Pull(t.Context(), only, nobody); !errors.Is(err, ErrPlatform) {
+		t.Errorf("it is here for another platform, but that was not wanted: %v", err)
+	}
 }
 
 // TestPullResumes: the connection breaks in the middle of a layer, again and

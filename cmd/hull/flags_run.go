@@ -43,7 +43,7 @@ type runFlags struct {
 	limits                  limitFlags
 	privileged              bool
 	securityOpts            []string
-	pull                    string
+	pull, platform          string
 	quiet, sigProxy         bool
 	kernel, initrd, append  string
 	bootTimeout             time.Duration
@@ -113,6 +113,7 @@ func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.StringArrayVar(&f.disks, "disk", nil, diskHelp+"; the first is /dev/vdc")
 	flags.StringVar(&f.stopSignal, "stop-signal", "", "`Signal` that asks the container to stop")
 	flags.StringVar(&f.pull, "pull", pullMissing, "Pull the image before running: always, missing or never")
+	flags.StringVar(&f.platform, "platform", "", "`Platform` of the image; only linux/amd64 can be run")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "Do not show the progress of a pull")
 	flags.Bool("init", false, "Reap orphans in the container; always so, accepted for docker's sake")
 	flags.StringVar(&f.kernel, "kernel", "", "Boot this kernel `file` instead of the built-in one")
@@ -147,6 +148,9 @@ func (f *runFlags) config(cmd *cobra.Command, image string, args []string) (engi
 	}
 	if !slices.Contains([]string{pullAlways, pullMissing, pullNever}, f.pull) {
 		return c, fmt.Errorf("--pull %q: must be always, missing or never", f.pull)
+	}
+	if f.platform != "" && f.platform != "linux/amd64" {
+		return c, fmt.Errorf("--platform %q: this host runs linux/amd64", f.platform)
 	}
 	var err error
 	if c.Disks, err = parseDisks(f.disks); err != nil {

@@ -55,11 +55,7 @@ func newInspectImage(a *app) *cobra.Command {
 		Args:              minArgs(1),
 		ValidArgsFunction: completeImages(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := a.images()
-			if err != nil {
-				return err
-			}
-			return inspect(a, cmd, args, format, func(ref string) (any, error) { return store.Inspect(cmd.Context(), ref) })
+			return inspect(a, cmd, args, format, inspectImages(a, cmd).get)
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "\"json\" or a Go `template`")

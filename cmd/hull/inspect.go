@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"text/template"
@@ -11,35 +13,76 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hullvm/hull/cmd/internal/engine"
+	"github.com/hullvm/hull/images"
 )
 
 func newInspect(a *app) *cobra.Command {
-	var format string
+	var format, kind string
 	cmd := &cobra.Command{
-		Use:   "inspect [OPTIONS] CONTAINER [CONTAINER...]",
-		Short: "Show all about containers, as JSON",
-		Long:  "Show all that is known about containers, in a JSON array with docker's names, or by a Go template for each.",
+		Use:   "inspect [OPTIONS] NAME|ID [NAME|ID...]",
+		Short: "Show all about containers and images, as JSON",
+		Long: `Show all that is known about containers, and about images where no container has the name,
+in a JSON array with docker's names, or by a Go template for each.`,
 		Example: `  hull inspect web
   hull inspect -f '{{.State.Status}} {{.State.ExitCode}}' web
-  hull inspect -f '{{json .Config.Env}}' web`,
+  hull inspect -f '{{json .Config.Env}}' --type image debian`,
 		Args:              minArgs(1),
 		ValidArgsFunction: completeContainers(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.engine()
-			if err != nil {
-				return err
+			kinds := []inspectKind{inspectContainers(a, cmd), inspectImages(a, cmd)}
+			if kind != "" {
+				i := slices.IndexFunc(kinds, func(k inspectKind) bool { return k.name == kind })
+				if i < 0 {
+					return fmt.Errorf("%q is not a valid value for --type: there are container and image", kind)
+				}
+				return inspect(a, cmd, args, format, kinds[i].get)
 			}
 			return inspect(a, cmd, args, format, func(ref string) (any, error) {
-				r, err := e.Get(cmd.Context(), ref)
-				if err != nil {
-					return nil, err
+				for _, k := range kinds {
+					v, err := k.get(ref)
+					if err == nil || !k.isMissing(err) {
+						return v, err
+					}
 				}
-				return inspected(e, r), nil
+				return nil, fmt.Errorf("no such object: %s", ref)
 			})
 		},
 	}
-	cmd.Flags().StringVarP(&format, "format", "f", "", "\"json\" or a Go `template`")
+	f := cmd.Flags()
+	f.StringVarP(&format, "format", "f", "", "\"json\" or a Go `template`")
+	f.StringVar(&kind, "type", "", "Look among things of one `kind`: container or image")
 	return cmd
+}
+
+// inspectKind is a kind of thing that can be inspected.
+type inspectKind struct {
+	name      string
+	get       func(ref string) (any, error)
+	isMissing func(error) bool // there is none of this kind with the name
+}
+
+func inspectContainers(a *app, cmd *cobra.Command) inspectKind {
+	return inspectKind{"container", func(ref string) (any, error) {
+		e, err := a.engine()
+		if err != nil {
+			return nil, err
+		}
+		r, err := e.Get(cmd.Context(), ref)
+		if err != nil {
+			return nil, err
+		}
+		return inspected(e, r), nil
+	}, func(err error) bool { return errors.Is(err, engine.ErrNoContainer) }}
+}
+
+func inspectImages(a *app, cmd *cobra.Command) inspectKind {
+	return inspectKind{"image", func(ref string) (any, error) {
+		store, err := a.images()
+		if err != nil {
+			return nil, err
+		}
+		return store.Inspect(cmd.Context(), ref)
+	}, func(err error) bool { return errors.Is(err, images.ErrNotFound) || errors.Is(err, images.ErrReference) }}
 }
 
 // inspect prints what get says about each argument: an array, or what a template makes of each. What is found is printed

@@ -144,15 +144,17 @@ func createContainer(a *app, cmd *cobra.Command, e *engine.Engine, flags *runFla
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	outlive := context.WithoutCancel(ctx)
+	fetch := pullOptions{out: a.stderr, quiet: flags.quiet, platform: flags.platform}
 	if flags.pull == pullAlways && config.Image != engine.BuiltinImage {
-		if err := pull(ctx, a, e, config.Image, pullOptions{out: a.stderr, quiet: flags.quiet}); err != nil {
+		if err := pull(ctx, a, e, config.Image, fetch); err != nil {
 			return nil, nil, err
 		}
 	}
 	container, err := e.Create(ctx, flags.name, config)
-	if errors.Is(err, images.ErrNotFound) && flags.pull == pullMissing {
+	missing := errors.Is(err, images.ErrNotFound) || errors.Is(err, engine.ErrPlatformMismatch) && flags.platform != ""
+	if missing && flags.pull == pullMissing {
 		a.say("Unable to find image '%s' locally", familiar(config.Image))
-		if pullErr := pull(ctx, a, e, config.Image, pullOptions{out: a.stderr, quiet: flags.quiet}); pullErr != nil {
+		if pullErr := pull(ctx, a, e, config.Image, fetch); pullErr != nil {
 			return nil, nil, fmt.Errorf("image %q: not in the local store; %w", config.Image, pullErr)
 		}
 		container, err = e.Create(ctx, flags.name, config)
