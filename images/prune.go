@@ -95,7 +95,7 @@ func (s *Store) prunable(r *record, opts PruneOptions) bool {
 	if err != nil {
 		return false
 	}
-	has := func(label string) bool { return hasLabel(img.Config.Config.Labels, label) }
+	has := func(label string) bool { return HasLabel(img.Config.Config.Labels, label) }
 	switch {
 	case !opts.Until.IsZero() && img.Config.Created.After(opts.Until):
 		return false
@@ -105,8 +105,8 @@ func (s *Store) prunable(r *record, opts PruneOptions) bool {
 	return !slices.ContainsFunc(opts.Labels, func(label string) bool { return !has(label) })
 }
 
-// hasLabel tells whether labels have a "key", or a "key=value".
-func hasLabel(labels map[string]string, label string) bool {
+// HasLabel tells whether labels have a "key", or a "key=value".
+func HasLabel(labels map[string]string, label string) bool {
 	key, want, exact := strings.Cut(label, "=")
 	got, ok := labels[key]
 	return ok && (!exact || got == want)

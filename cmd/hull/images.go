@@ -15,17 +15,23 @@ import (
 func newImages(a *app) *cobra.Command {
 	var quiet, noTrunc, digests, all bool
 	var format string
+	var filters []string
 	cmd := &cobra.Command{
 		Use:   "images [OPTIONS] [NAME[:TAG]]",
 		Short: "List images",
 		Long:  "List the images of this host; the size is that of their disks.",
 		Example: `  hull images
   hull images -q debian
+  hull images -q --filter dangling=true
   hull images --format '{{.Repository}}:{{.Tag}} {{.Size}}'`,
 		Args:              maxArgs(1),
 		ValidArgsFunction: completeImages(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := a.images()
+			if err != nil {
+				return err
+			}
+			match, err := imageFilter(cmd, store, filters, time.Now())
 			if err != nil {
 				return err
 			}
@@ -36,7 +42,7 @@ func newImages(a *app) *cobra.Command {
 			var rows []row
 			for _, image := range list {
 				for _, r := range imageRows(image, noTrunc, time.Now()) {
-					if len(args) == 0 || fitsImage(r, args[0]) {
+					if (len(args) == 0 || fitsImage(r, args[0])) && match(image, r) {
 						rows = append(rows, r)
 					}
 				}
@@ -65,6 +71,7 @@ func newImages(a *app) *cobra.Command {
 	f.BoolVar(&noTrunc, "no-trunc", false, "Do not shorten what is shown")
 	f.BoolVar(&digests, "digests", false, "Show digests")
 	f.StringVar(&format, "format", "", "\"table\", \"json\" or a Go `template`")
+	f.StringArrayVarP(&filters, "filter", "f", nil, "Show those that fit only: dangling=, label=, reference=, before=, since=, until=")
 	return cmd
 }
 
