@@ -236,9 +236,15 @@ func TestPullPlatforms(t *testing.T) {
 	}
 	top, _ := index.Digest()
 	s := newStore(t)
-	got := mustPull(t, s, ref.String())
-	if got.Config.Architecture != "amd64" || got.Digests[0].Digest != top.String() {
-		t.Errorf("image %+v", got)
+	got, pulled, err := s.Pull(t.Context(), ref.String(), nobody)
+	if err != nil || got.Config.Architecture != "amd64" || got.Digests[0].Digest != top.String() || pulled.Digest != top {
+		t.Errorf("image %+v, %+v, %v", got, pulled, err)
+	}
+	// What is pushed is the manifest of this platform, as the index has it.
+	target := reg.host + "/elsewhere:1"
+	mustTag(t, s, ref.String(), target)
+	if done := mustPush(t, s, target, anyone); done[0].Digest != got.Manifest || done[0].Digest == top {
+		t.Errorf("pushed %+v", done)
 	}
 	opts := nobody
 	opts.Platform = "linux/arm64"
