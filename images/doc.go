@@ -8,7 +8,7 @@
 //	images/index.json            which images there are, and under which names
 //	images/blobs/sha256/HEX      manifests, configurations and layer archives, by digest, as registries have them
 //	images/partial/              layers on their way from a registry; kept so that a pull resumes
-//	images/tmp/, layers/tmp/     files being written, and marks that there may be garbage (sweep.go)
+//	images/tmp/, layers/tmp/     files being written, marks that there may be garbage (sweep.go), signs of use (store.go)
 //	images/lock                  shared by whoever adds or uses images, exclusive for whoever deletes files
 //	images/index.lock            held while index.json is replaced
 //	layers/sha256-HEX.ext4       one layer as a disk image, named by its diffID

@@ -10,7 +10,9 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
+	"github.com/gofrs/flock"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
@@ -152,17 +154,37 @@ func (s *Store) Get(ctx context.Context, ref string) (*Image, error) {
 }
 
 // Acquire is Get with a hold: until release is called, which may be done more
-// than once, no process removes the image's disks. A container is created under it.
+// than once, the image counts as used. A container is created under it.
 func (s *Store) Acquire(ctx context.Context, ref string) (img *Image, release func(), err error) {
-	release, err = s.hold(ctx)
+	unhold, err := s.hold(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
+	defer func() {
+		if err != nil {
+			unhold()
+		}
+	}()
+	// Nobody removes the image between the look at the index and the sign that it is used.
+	lock := flock.New(s.indexLockPath())
+	if _, err := lock.TryRLockContext(ctx, lockPoll); err != nil {
+		return nil, nil, fmt.Errorf("lock the image index: %w", err)
+	}
+	defer lock.Unlock()
 	if img, err = s.Get(ctx, ref); err != nil {
-		release()
 		return nil, nil, err
 	}
-	return img, release, nil
+	if img.Builtin {
+		return img, unhold, nil
+	}
+	use, err := newTemp(s.tempDir(), usePrefix+img.ID.Hex+"-")
+	if err != nil {
+		return nil, nil, fmt.Errorf("image %q: %w", ref, err)
+	}
+	return img, sync.OnceFunc(func() {
+		use.discard()
+		unhold()
+	}), nil
 }
 
 // find looks an image up: by name, then by identifier. One of the results is nil.

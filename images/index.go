@@ -69,13 +69,14 @@ func (r *record) disks() []layerRecord {
 }
 
 // paths of the store
-func (s *Store) imagesDir() string    { return filepath.Join(s.dir, "images") }
-func (s *Store) indexPath() string    { return filepath.Join(s.dir, "images", "index.json") }
-func (s *Store) blobDir() string      { return filepath.Join(s.dir, "images", "blobs", "sha256") }
-func (s *Store) partialDir() string   { return filepath.Join(s.dir, "images", "partial") }
-func (s *Store) tempDir() string      { return filepath.Join(s.dir, "images", "tmp") }
-func (s *Store) layerDir() string     { return filepath.Join(s.dir, "layers") }
-func (s *Store) layerTempDir() string { return filepath.Join(s.dir, "layers", "tmp") }
+func (s *Store) imagesDir() string     { return filepath.Join(s.dir, "images") }
+func (s *Store) indexPath() string     { return filepath.Join(s.dir, "images", "index.json") }
+func (s *Store) indexLockPath() string { return filepath.Join(s.dir, "images", "index.lock") }
+func (s *Store) blobDir() string       { return filepath.Join(s.dir, "images", "blobs", "sha256") }
+func (s *Store) partialDir() string    { return filepath.Join(s.dir, "images", "partial") }
+func (s *Store) tempDir() string       { return filepath.Join(s.dir, "images", "tmp") }
+func (s *Store) layerDir() string      { return filepath.Join(s.dir, "layers") }
+func (s *Store) layerTempDir() string  { return filepath.Join(s.dir, "layers", "tmp") }
 
 func (s *Store) blobPath(h v1.Hash) string { return filepath.Join(s.blobDir(), h.Hex) }
 
@@ -110,7 +111,7 @@ func (s *Store) readIndex() (*index, error) {
 // updateIndex changes the index with change while no other process does, and
 // puts the result on the disk. Without an error from change it is replaced, else left.
 func (s *Store) updateIndex(ctx context.Context, change func(*index) error) error {
-	lock := flock.New(filepath.Join(s.imagesDir(), "index.lock"))
+	lock := flock.New(s.indexLockPath())
 	if _, err := lock.TryLockContext(ctx, lockPoll); err != nil {
 		return fmt.Errorf("lock the image index: %w", err)
 	}

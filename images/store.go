@@ -2,11 +2,14 @@ package images
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -96,26 +99,71 @@ type User struct {
 }
 
 // SetInUse sets the hook that tells which images containers use, by image ID.
-// Remove refuses those images. Without a hook no image is in use.
+// Remove refuses those images, and those that are acquired.
 func (s *Store) SetInUse(hook func() (map[v1.Hash][]User, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inUse = hook
 }
 
-// allUsers returns the containers that use each image.
+// usePrefix begins the names of files in the directory of temporary files that
+// say, as long as they are locked, that somebody has acquired an image. Then comes
+// its identifier.
+const usePrefix = "use-"
+
+// allUsers returns the containers that use each image. It is called under the
+// index's lock.
 func (s *Store) allUsers() (map[v1.Hash][]User, error) {
 	s.mu.Lock()
 	hook := s.inUse
 	s.mu.Unlock()
-	if hook == nil {
-		return nil, nil
+	all := make(map[v1.Hash][]User)
+	if hook != nil {
+		known, err := hook()
+		if err != nil {
+			return nil, fmt.Errorf("find out which containers use the image: %w", err)
+		}
+		maps.Copy(all, known)
 	}
-	all, err := hook()
+	acquired, err := s.acquired()
 	if err != nil {
-		return nil, fmt.Errorf("find out which containers use the image: %w", err)
+		return nil, fmt.Errorf("find out which images are being used: %w", err)
+	}
+	for _, id := range acquired {
+		all[id] = append(all[id], User{Name: "that is being created"})
 	}
 	return all, nil
+}
+
+// acquired lists the images that somebody has acquired.
+func (s *Store) acquired() ([]v1.Hash, error) {
+	entries, err := os.ReadDir(s.tempDir())
+	if err != nil {
+		return nil, err
+	}
+	var ids []v1.Hash
+	for _, e := range entries {
+		rest, ok := strings.CutPrefix(e.Name(), usePrefix)
+		if !ok {
+			continue
+		}
+		f, err := os.OpenFile(filepath.Join(s.tempDir(), e.Name()), os.O_RDWR, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		free, err := tryLock(f)
+		(&tempFile{File: f}).unlock()
+		if err != nil {
+			return nil, err
+		}
+		if hex, _, _ := strings.Cut(rest, "-"); !free {
+			ids = append(ids, v1.Hash{Algorithm: "sha256", Hex: hex})
+		}
+	}
+	return ids, nil
 }
 
 // hold keeps every process from sweeping until the result is called.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -272,7 +273,8 @@ func TestTag(t *testing.T) {
 	}
 }
 
-// TestAcquire: while somebody creates a container, nothing is swept; the next removal does it.
+// TestAcquire: while somebody creates a container, the image is in use, also for other
+// processes; once it is not, the next removal deletes it.
 func TestAcquire(t *testing.T) {
 	dir := t.TempDir()
 	s, other := openStore(t, dir), openStore(t, dir)
@@ -281,13 +283,32 @@ func TestAcquire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.Remove(t.Context(), "app", RemoveOptions{}); err != nil {
+	again, releaseAgain, err := other.Acquire(t.Context(), img.ID.Hex)
+	if err != nil || again.ID != img.ID {
 		t.Fatal(err)
+	}
+	releaseAgain()
+	for _, ref := range []string{"app", img.ID.Hex} {
+		if _, err := other.Remove(t.Context(), ref, RemoveOptions{}); !errors.Is(err, ErrInUse) {
+			t.Errorf("%s: error %v", ref, err)
+		}
+	}
+	if done, err := other.Prune(t.Context(), PruneOptions{All: true}); err != nil || len(done.Removed) > 0 {
+		t.Errorf("pruned %+v, %v", done, err)
+	}
+	if done, err := other.Remove(t.Context(), "app", RemoveOptions{Force: true}); err != nil || len(done) != 1 || done[0].Untagged != "app:latest" {
+		t.Errorf("%+v, %v", done, err)
+	}
+	openStore(t, dir) // removes what dead processes have left
+	if done, err := other.Prune(t.Context(), PruneOptions{}); err != nil || len(done.Removed) > 0 {
+		t.Errorf("pruned %+v, %v", done, err)
 	}
 	checkImage(t, img)
 	release()
 	release()
-	openStore(t, dir)
+	if _, err := other.Remove(t.Context(), img.ID.Hex, RemoveOptions{}); err != nil {
+		t.Error(err)
+	}
 	if left := files(t, s); !slices.Equal(left, []string{"images/index.json"}) {
 		t.Errorf("left behind: %q", left)
 	}
@@ -296,6 +317,52 @@ func TestAcquire(t *testing.T) {
 	}
 	if _, _, err := s.Acquire(canceled(t), "app"); err == nil {
 		t.Error("a canceled context was not noticed")
+	}
+}
+
+// TestAcquireKilled: somebody who died while creating a container uses nothing.
+func TestAcquireKilled(t *testing.T) {
+	s := newStore(t)
+	img := loadAs(t, s, "app", "1")
+	if err := os.WriteFile(filepath.Join(s.tempDir(), usePrefix+img.ID.Hex+"-1"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := s.Remove(t.Context(), "app", RemoveOptions{}); err != nil || done[len(done)-1].Deleted != img.ID {
+		t.Errorf("%+v, %v", done, err)
+	}
+}
+
+// TestAcquireOrRemove: whoever acquires an image while others remove it has it whole, or not at all.
+func TestAcquireOrRemove(t *testing.T) {
+	dir := t.TempDir()
+	archive := dockerArchive(t, "app", makeImage(t, "x", layerTar(t, "f=1")))
+	for range 20 {
+		mustLoad(t, openStore(t, dir), archive)
+		var wg sync.WaitGroup
+		for range 2 {
+			s, other := openStore(t, dir), openStore(t, dir)
+			wg.Go(func() {
+				img, release, err := s.Acquire(t.Context(), "app")
+				if errors.Is(err, ErrNotFound) {
+					return
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer release()
+				openStore(t, dir)
+				if _, err := s.Get(t.Context(), img.ID.String()); err != nil {
+					t.Error(err)
+				}
+			})
+			wg.Go(func() {
+				if _, err := other.Remove(t.Context(), "app", RemoveOptions{}); err != nil && !errors.Is(err, ErrInUse) && !errors.Is(err, ErrNotFound) {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
 	}
 }
 
