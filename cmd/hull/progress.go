@@ -39,7 +39,7 @@ func newProgress(a *app, f *os.File, quiet bool) *progressView {
 	p.bars.SetOutputWriter(f)
 	p.bars.SetUpdateFrequency(100 * time.Millisecond)
 	p.bars.SetTrackerLength(30)
-	p.bars.SetMessageLength(30)
+	p.bars.SetMessageLength(34)
 	p.bars.SetTrackerPosition(progress.PositionRight)
 	p.bars.SetTerminalWidth(width(f))
 	style := progress.StyleBlocks
@@ -85,12 +85,15 @@ func (p *progressView) draw(name string, e images.Event) {
 	if e.Total > 0 {
 		t.UpdateTotal(e.Total)
 	}
-	if e.Current > 0 {
-		t.SetValue(e.Current)
-	}
 	switch e.Phase {
 	case images.PhaseDone, images.PhaseExists, images.PhaseThere, images.PhaseMounted, images.PhasePushed, images.PhaseWritten:
+		t.SetValue(e.Current)
 		t.MarkAsDone()
+	default:
+		// A full bar is drawn for the last time, but more may have to be said of it.
+		if current := min(e.Current, e.Total-1); current > 0 {
+			t.SetValue(current)
+		}
 	}
 	if p.rendered == nil {
 		p.rendered = make(chan struct{})
