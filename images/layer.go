@@ -108,7 +108,7 @@ func (s *Store) scan(ctx context.Context, r io.Reader) (*layerdisk.Tree, error) 
 }
 
 // storeLayer reads a layer's archive, compressed or not, and stages it as a blob
-// compressed with gzip, which everybody reads (decision 12). Only what comes from
+// compressed with gzip, which everybody reads (decision 14). Only what comes from
 // an archive of docker save or an import is treated so: there it is not
 // compressed and its digest not yet known to anyone. size is how long the archive
 // is, 0 if that is not known. The layer may come with a spool, which must be closed.
