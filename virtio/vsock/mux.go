@@ -78,6 +78,7 @@ type mux struct {
 	rxStarve bool  // the receive queue is empty, and the driver will kick
 	again    bool  // a budget has run out: do not sleep
 	rounds   int   // of the loop; an idle device makes none
+	turns    virtio.Turns
 
 	slots      []*conn
 	free       []uint32
@@ -146,6 +147,7 @@ func (m *mux) watch(fd int, about int32, gen uint32, events uint32) error {
 // run is the loop. It ends after stop.
 func (m *mux) run() {
 	for !m.finished() {
+		m.turns.Take()
 		n, err := unix.EpollWait(m.ep, m.events[:], m.timeout())
 		if err != nil {
 			n = 0 // EINTR; nothing else is possible
