@@ -12,8 +12,8 @@ import (
 // Kick is the doorbell of one queue: an eventfd that KVM (KVM_IOEVENTFD), a vCPU thread (Notify) or another
 // goroutine rings, and that one Worker waits at. Rings that nobody has waited for yet count as one.
 //
-// Wait is a plain blocking read and not the Go poller: a thread for each busy queue, but one system call
-// a wake-up instead of three, and no dependence on what else the scheduler is doing.
+// Wait is a plain blocking read, and WaitOr a poll, not the Go poller: a thread for each busy queue, but one system call
+// or two a wake-up instead of three and more, and no dependence on what else the scheduler is doing.
 type Kick struct {
 	fd int
 	// rung is set by Notify, and cleared before a ring is waited for: for a Worker that looks at its queue meanwhile,
@@ -49,6 +49,38 @@ func (k *Kick) Notify() {
 // Wait blocks until the doorbell has been rung since the last Wait. An error means that it is closed.
 func (k *Kick) Wait() error {
 	k.rung.Store(false)
+	return k.take()
+}
+
+// WaitOr is Wait that also ends when fd is readable, has failed, or has lost its other end. The doorbell is taken note of
+// only if it has been rung.
+func (k *Kick) WaitOr(fd int) error {
+	k.rung.Store(false)
+	fds := [2]unix.PollFd{{Fd: int32(k.fd), Events: unix.POLLIN}, {Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds[:], -1)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for a queue's doorbell: %w", os.NewSyscallError("poll", err))
+		}
+	}
+	if fds[0].Revents == 0 {
+		return nil
+	}
+	return k.take() // does not block: nobody else waits
+}
+
+// readable reports whether WaitOr would return at once for fd's sake.
+func readable(fd int) bool {
+	fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds[:], 0)
+	return n > 0 && err == nil
+}
+
+// take blocks until the eventfd is not 0, and makes it 0.
+func (k *Kick) take() error {
 	var count [8]byte
 	for {
 		_, err := unix.Read(k.fd, count[:])

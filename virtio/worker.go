@@ -13,15 +13,20 @@ import (
 // the guest) and the wake-up of an idle CPU for each request cost more than many a request. So a worker looks at
 // the queue for a while before it sleeps, if requests have lately come in less than that: as long as it does, the
 // driver need not notify. Requests that come more seldom are not waited for.
+//
+// A queue whose buffers are for what comes from outside is full while nothing comes: its worker waits for that (Await), on
+// the same goroutine and in the same way.
 type Worker struct {
 	q     *Queue
 	irq   Interrupter
 	serve func(*Worker) error
 	stop  atomic.Bool
-	idle  time.Time     // since when there has been nothing to do
-	look  time.Duration // how long to look for more before sleeping
-	turns Turns
-	asked uint // how often serve has asked whether to stop
+
+	source int           // what there will be more of: chains, nothing, or what a descriptor brings
+	idle   time.Time     // since when there has been nothing to do
+	look   time.Duration // how long to look for more before sleeping
+	turns  Turns
+	asked  uint // how often serve has asked whether to stop
 
 	stopping chan struct{} // closed by the first Stop
 	done     chan struct{}
@@ -59,6 +64,19 @@ func (w *Worker) Stopping() bool {
 // Stopped returns a channel that is closed when Stop is called.
 func (w *Worker) Stopped() <-chan struct{} { return w.stopping }
 
+// What a worker waits for, if not for a descriptor.
+const (
+	chains  = -1
+	nothing = -2
+)
+
+// Await is for a serve that returns though Pop would not return nil. This once w does not wait for the driver but for fd to
+// be readable, and calls serve again then or after a kick. fd must stay open until then, or until w has stopped.
+func (w *Worker) Await(fd int) { w.source = fd }
+
+// AwaitWake is Await for a kick only.
+func (w *Worker) AwaitWake() { w.source = nothing }
+
 // Wake makes w call serve once more, as if the driver had kicked.
 func (w *Worker) Wake() { w.q.kick.Notify() }
 
@@ -88,11 +106,19 @@ func (w *Worker) run() {
 			w.irq.NeedsReset(err)
 			return
 		}
-		if w.stop.Load() || w.q.kick.Wait() != nil {
+		if w.stop.Load() || w.sleep() != nil {
 			return
 		}
 		w.slept(time.Since(w.idle))
 	}
+}
+
+// sleep waits for what w waits for.
+func (w *Worker) sleep() error {
+	if w.source >= 0 {
+		return w.q.kick.WaitOr(w.source)
+	}
+	return w.q.kick.Wait()
 }
 
 // slept decides how long to look next time, after there has been nothing to do for d. A request that came a little too
@@ -111,8 +137,8 @@ func (w *Worker) slept(d time.Duration) {
 func (w *Worker) more() bool {
 	w.turns.Take()
 	w.idle = time.Now()
-	for w.look > 0 && !w.q.kick.rung.Load() {
-		if w.q.more() {
+	for w.look > 0 && w.source != nothing && !w.q.kick.rung.Load() {
+		if w.source == chains && w.q.more() || w.source >= 0 && readable(w.source) {
 			return true
 		}
 		pause()
@@ -123,16 +149,17 @@ func (w *Worker) more() bool {
 	return false
 }
 
-// drain serves the queue until it is empty and the driver is going to notify.
+// drain serves the queue until there is nothing to do and whoever brings more is going to tell.
 func (w *Worker) drain() error {
 	for {
 		w.q.DisableNotify()
+		w.source = chains
 		err := w.serve(w)
 		w.q.Signal()
 		if err != nil {
 			return err
 		}
-		if w.stop.Load() || !w.more() && !w.q.EnableNotify() {
+		if w.stop.Load() || !w.more() && (w.source != chains || !w.q.EnableNotify()) {
 			return w.q.Err()
 		}
 	}

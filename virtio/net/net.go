@@ -49,17 +49,16 @@ const (
 )
 
 // Backend is the host's end of one queue pair. Send and Receive are called from one goroutine each, never before Start
-// and never after Stop has returned.
+// and never while the device is not active.
 type Backend interface {
 	// Offloads are feature bits, of F_CSUM to F_HOST_ECN and F_GUEST_USO4 to F_HOST_USO, that the backend can live with.
 	Offloads() uint64
 
-	// Start tells which of the bits were negotiated. From now on the backend calls ready, which never blocks, from
-	// any goroutine, when a frame has come after Receive has found none.
-	Start(features uint64, ready func()) error
+	// Start tells which of the bits were negotiated.
+	Start(features uint64) error
 
-	// Stop ends that: when it returns, ready is not called any more.
-	Stop()
+	// FD returns a descriptor, always the same, that polls as readable when there is a frame after Receive has found none.
+	FD() int
 
 	// Send takes a frame from the guest, with its encoded Header. The pieces are guest memory, which may change at
 	// any time. Neither is the backend's any more when Send returns. What cannot be delivered now is dropped, as
@@ -68,7 +67,8 @@ type Backend interface {
 
 	// Receive puts the next frame for the guest into the pieces, which are guest memory, fills in its header and
 	// returns its length; 0 if there is none. If the frame is longer than the pieces it stays the next one, and
-	// the length tells how much room it needs.
+	// the length tells how much room it needs. The error is io.EOF when no frame will come any more, because there is
+	// nobody at the other end: then nobody looks at FD.
 	Receive(header *[HeaderSize]byte, frame [][]byte) (n int, err error)
 
 	// Drop throws the next frame away.
@@ -77,7 +77,7 @@ type Backend interface {
 
 // Switched is a Backend that must know whether the driver uses its pair: one that is off gets no frames for the guest.
 type Switched interface {
-	// Attach is called between Start and Stop. Nobody calls Receive while a pair is attached, nor until it is.
+	// Attach is called after Start. Nobody calls Receive while a pair is attached, nor until it is.
 	Attach(on bool) error
 }
 
@@ -261,7 +261,7 @@ func (d *Device) SetLink(up bool) {
 		irq.Config()
 	}
 	for _, p := range d.pairs {
-		p.ready()
+		p.wake()
 	}
 }
 
@@ -275,11 +275,8 @@ func (d *Device) Counters() Counters {
 
 // Activate implements virtio.Device.
 func (d *Device) Activate(env virtio.Env) error {
-	for i, p := range d.pairs {
-		if err := p.backend.Start(env.Features&offloads, p.ready); err != nil {
-			for _, p := range d.pairs[:i] {
-				p.backend.Stop()
-			}
+	for _, p := range d.pairs {
+		if err := p.backend.Start(env.Features & offloads); err != nil {
 			return fmt.Errorf("virtio-net: %w", err)
 		}
 	}
@@ -356,7 +353,6 @@ func (d *Device) stop() {
 		p.tx.Stop()
 		p.tx = nil
 		p.stopReceiver()
-		p.backend.Stop()
 	}
 	d.env = virtio.Env{}
 }

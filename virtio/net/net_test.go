@@ -3,11 +3,15 @@ package net
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
+	"os"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/virtio/mmio"
@@ -21,8 +25,11 @@ type peer struct {
 	offloads uint64
 
 	mu      sync.Mutex
-	ready   func()
-	started int
+	bell    *os.File // an eventfd, made by FD
+	fd      int      // its descriptor
+	rung    bool     // something has come since Receive found nothing
+	gone    bool     // nothing comes any more
+	asked   int      // calls of Receive
 	sent    []packet // by the guest
 	waiting []packet // for the guest
 	endless *packet  // what comes when none is waiting
@@ -35,19 +42,40 @@ type packet struct {
 
 func (p *peer) Offloads() uint64 { return p.offloads }
 
-func (p *peer) Start(_ uint64, ready func()) error {
+func (p *peer) Start(uint64) error { return nil }
+
+func (p *peer) FD() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.started++
-	p.ready = ready
-	return nil
+	if p.bell == nil {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+		if err != nil {
+			panic(err)
+		}
+		p.fd, p.bell = fd, os.NewFile(uintptr(fd), "bell") // closed with the peer by the garbage collector
+		if p.rung {
+			p.notify()
+		}
+	}
+	return p.fd
 }
 
-func (p *peer) Stop() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.started--
-	p.ready = nil
+// one rings the bell.
+var one = []byte{1, 0, 0, 0, 0, 0, 0, 0}
+
+// notify makes FD's descriptor readable. mu is held.
+func (p *peer) notify() {
+	if p.rung = true; p.bell != nil {
+		unix.Write(p.fd, one)
+	}
+}
+
+// quiet makes it not readable.
+func (p *peer) quiet() {
+	if p.rung && p.bell != nil {
+		unix.Read(p.fd, make([]byte, 8))
+	}
+	p.rung = false
 }
 
 func (p *peer) Send(header *[HeaderSize]byte, frame [][]byte) {
@@ -63,11 +91,16 @@ func (p *peer) Send(header *[HeaderSize]byte, frame [][]byte) {
 func (p *peer) Receive(header *[HeaderSize]byte, frame [][]byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.asked++
 	next := p.endless
 	if len(p.waiting) > 0 {
 		next = &p.waiting[0]
 	}
 	if next == nil {
+		if p.gone { // and FD is readable for ever, as the descriptor of a connection that has ended
+			return 0, io.EOF
+		}
+		p.quiet()
 		return 0, nil
 	}
 	next.h.Encode(header)
@@ -100,12 +133,24 @@ func (p *peer) drop() {
 // bring puts packets on the cable.
 func (p *peer) bring(packets ...packet) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.waiting = append(p.waiting, packets...)
-	ready := p.ready
-	p.mu.Unlock()
-	if ready != nil {
-		ready()
-	}
+	p.notify()
+}
+
+// leave ends what there is at this end of the cable.
+func (p *peer) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gone = true
+	p.notify()
+}
+
+// askings is how often Receive has been called.
+func (p *peer) askings() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked
 }
 
 func (p *peer) received() []packet {
@@ -441,6 +486,55 @@ func TestPauseKeepsFrames(t *testing.T) {
 		t.Errorf("buffer %d was used first, want %d", id, sent[0].Head())
 	}
 	checkReceived(t, sent[0].Answer(), int(n), frame(100, 1))
+}
+
+// waits are all that a receiver can be waiting for, with one buffer on the ring where there is one.
+var waits = map[string]func(p *peer, d *Device, r *virtiotest.Ring){
+	"frames": func(_ *peer, _ *Device, r *virtiotest.Ring) { offer(r, 1, 200) },
+	"buffers": func(p *peer, _ *Device, _ *virtiotest.Ring) {
+		p.bring(packet{frame: frame(100, 1)}, packet{frame: frame(100, 2)})
+	},
+	"more buffers": func(p *peer, _ *Device, r *virtiotest.Ring) {
+		offer(r, 1, 200)
+		p.bring(packet{frame: frame(1000, 1)})
+	},
+	"the link": func(p *peer, d *Device, r *virtiotest.Ring) {
+		d.SetLink(false)
+		offer(r, 1, 200)
+		p.bring(packet{frame: frame(100, 1)})
+	},
+	"nobody": func(p *peer, _ *Device, r *virtiotest.Ring) {
+		offer(r, 1, 200)
+		p.leave()
+	},
+}
+
+// A receiver that waits does nothing, even if its backend's descriptor stays readable, and stops at once.
+func TestReceiverWaits(t *testing.T) {
+	for name, wait := range waits {
+		t.Run(name, func(t *testing.T) {
+			p := &peer{}
+			drv, d := driver(t, p, 1<<F_MRG_RXBUF|virtiotest.Version1|virtiotest.EventIdx)
+			r := drv.Rings[rxQueue]
+			wait(p, d, r)
+			r.Quiesce()
+			r.Quiesce() // also for what had been brought in the meantime
+			before := p.askings()
+			time.Sleep(20 * time.Millisecond) // for a receiver that runs wild
+			if n := p.askings() - before; n > 1 {
+				t.Errorf("the backend was asked %d times for nothing", n)
+			}
+			for range 3 {
+				if err := drv.Dev.Pause(); err != nil {
+					t.Fatal(err)
+				}
+				if err := drv.Dev.Resume(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			drv.Start(1<<F_MRG_RXBUF | virtiotest.Version1) // a reset, with a receiver that waits
+		})
+	}
 }
 
 // Whatever a driver writes before a frame, what is left of it fits the frame and what was negotiated, and is left alone

@@ -21,8 +21,8 @@ type pair struct {
 // queue returns the receive or transmit queue, or nil when the driver has not enabled it.
 func (p *pair) queue(kind int) *virtio.Queue { return p.d.env.Queue(pairQueues*p.index + kind) }
 
-// ready is what the backend calls.
-func (p *pair) ready() {
+// wake makes the receiver look at the link again.
+func (p *pair) wake() {
 	p.mu.Lock()
 	rx := p.rx
 	p.mu.Unlock()
@@ -43,7 +43,7 @@ func (p *pair) on() error {
 	p.mu.Lock()
 	p.rx = rx
 	p.mu.Unlock()
-	rx.wake() // for a frame that came before there was somebody to wake
+	rx.wake() // for a link that came up before there was somebody to wake
 	return nil
 }
 

@@ -1,23 +1,20 @@
 package net
 
 import (
-	"sync/atomic"
+	"io"
 	"time"
 
 	"github.com/hullvm/hull/virtio"
 )
 
-// receiver fills the receive queue on a goroutine of its own. It is no virtio.Worker, which serves a queue until it is
-// empty: this queue is full while the network is quiet.
+// receiver fills the receive queue. Its worker waits for frames, or for buffers when the next frame finds none.
 type receiver struct {
 	d        *Device
 	backend  Backend
+	fd       int // the backend's
 	q        *virtio.Queue
-	irq      virtio.Interrupter
 	features uint64
-	ending   atomic.Bool
-	stopping chan struct{} // closed by stop
-	done     chan struct{}
+	worker   *virtio.Worker // for wake and stop only: serve may run before it is set
 
 	chains []*virtio.Chain // popped and not used yet, in order
 	expect int             // how long the next frame may be, by those before
@@ -28,81 +25,66 @@ type receiver struct {
 }
 
 func startReceiver(p *pair) *receiver {
-	r := &receiver{
-		d: p.d, backend: p.backend, q: p.queue(rxQueue), irq: p.d.env.Interrupt, features: p.d.env.Features,
-		stopping: make(chan struct{}), done: make(chan struct{}),
-	}
-	go r.run()
+	r := &receiver{d: p.d, backend: p.backend, fd: p.backend.FD(), q: p.queue(rxQueue), features: p.d.env.Features}
+	r.worker = virtio.StartWorker(r.q, p.d.env.Interrupt, r.serve)
 	return r
 }
 
 // wake makes r look again. It does nothing on nil.
 func (r *receiver) wake() {
 	if r != nil {
-		r.q.Kick().Notify()
+		r.worker.Wake()
 	}
 }
 
-// stop ends r and returns when its goroutine has ended. It does nothing on nil.
+// stop ends r and returns when it has ended. It does nothing on nil.
 func (r *receiver) stop() {
 	if r == nil {
 		return
 	}
-	r.ending.Store(true)
-	close(r.stopping)
-	r.q.Kick().Notify()
-	<-r.done
+	r.worker.Stop()
+	r.putBack()
 }
 
-func (r *receiver) run() {
-	defer close(r.done)
-	defer r.putBack()
-	for !r.ending.Load() {
-		r.q.DisableNotify()
-		starved, err := r.serve()
-		r.q.Signal()
-		if err != nil {
-			r.irq.NeedsReset(err)
-			return
+// serve moves frames until there are none, or no buffers for the next.
+func (r *receiver) serve(w *virtio.Worker) error {
+	for !w.Stopping() {
+		if !r.d.Link() {
+			w.AwaitWake()
+			return nil
 		}
-		// Without frames it is the backend that wakes; without buffers, the driver.
-		if starved && r.q.EnableNotify() {
-			continue
-		}
-		if r.ending.Load() || r.q.Kick().Wait() != nil {
-			return
-		}
-	}
-}
-
-// serve moves frames until there are none (starved is false) or no buffers for the next.
-func (r *receiver) serve() (starved bool, err error) {
-	for !r.ending.Load() && r.d.Link() {
 		// A backend may have to be asked twice for a frame that is longer than those before; but room for any frame is
 		// a long list of buffers, and it would be made for each.
-		if err := r.gather(HeaderSize + r.expect); err != nil {
-			return false, err
+		if err := r.gather(w, HeaderSize+r.expect); err != nil {
+			return err
 		}
 		if len(r.chains) == 0 {
-			return true, nil
+			return nil
 		}
 		r.spread()
 		n, err := r.backend.Receive(&r.header, r.pieces)
-		if n == 0 || err != nil {
-			return false, err
+		switch {
+		case err == io.EOF:
+			w.AwaitWake()
+			return nil
+		case err != nil:
+			return err
+		case n == 0:
+			w.Await(r.fd)
+			return nil
 		}
 		r.expect = max(n, r.expect-r.expect/8)
 		if n > r.room-HeaderSize {
 			had := r.room
-			if err := r.gather(HeaderSize + n); err != nil {
-				return false, err
+			if err := r.gather(w, HeaderSize+n); err != nil {
+				return err
 			}
 			switch {
 			case n > maxFrame || r.features&(1<<F_MRG_RXBUF) == 0:
 				r.backend.Drop()
 				r.d.rx.dropped.Add(1)
 			case r.room == had:
-				return true, nil
+				return nil
 			}
 			continue
 		}
@@ -112,14 +94,15 @@ func (r *receiver) serve() (starved bool, err error) {
 			r.d.rx.dropped.Add(1)
 			continue
 		}
-		r.throttle(n)
+		r.throttle(w, n)
 		r.deliver(h, n)
 	}
-	return false, nil
+	return nil
 }
 
-// throttle waits until a frame of n bytes may be delivered, or r is to stop.
-func (r *receiver) throttle(n int) {
+// throttle waits until a frame of n bytes may be delivered, or w is to stop. It is not Worker.Throttle because the frame
+// is delivered either way.
+func (r *receiver) throttle(w *virtio.Worker, n int) {
 	wait := max(r.d.rx.byBytes.Take(uint64(n)), r.d.rx.byFrames.Take(1))
 	if wait == 0 {
 		return
@@ -130,14 +113,14 @@ func (r *receiver) throttle(n int) {
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-r.stopping:
+	case <-w.Stopped():
 	}
 }
 
 // gather pops chains until they have room for n bytes, or there are no more. Without MRG_RXBUF a frame has one chain.
-func (r *receiver) gather(n int) error {
+func (r *receiver) gather(w *virtio.Worker, n int) error {
 	merge := r.features&(1<<F_MRG_RXBUF) != 0
-	for r.room < n && (merge || len(r.chains) == 0) && !r.ending.Load() {
+	for r.room < n && (merge || len(r.chains) == 0) && !w.Stopping() {
 		c, err := r.q.Pop()
 		if c == nil || err != nil {
 			return err

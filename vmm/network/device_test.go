@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -350,6 +352,58 @@ func TestFloodWithoutBuffers(t *testing.T) {
 					t.Fatal("nothing comes after the flood")
 				}
 			}
+		})
+	}
+}
+
+// counting is a backend that counts how often it is asked for a frame.
+type counting struct {
+	device.Backend
+	asked atomic.Int64
+	ended atomic.Bool // and has said that there will be none
+}
+
+func (c *counting) Receive(header *[device.HeaderSize]byte, frame [][]byte) (int, error) {
+	c.asked.Add(1)
+	n, err := c.Backend.Receive(header, frame)
+	if err == io.EOF {
+		c.ended.Store(true)
+	}
+	return n, err
+}
+
+// A guest whose other end goes away is left alone, and nothing spins: not in the device either, which can be reset.
+func TestOtherEndGoes(t *testing.T) {
+	socket, other := pair(t)
+	taps, host := newTap(t, 1)
+	for name, lane := range map[string]struct {
+		backend device.Backend
+		cut     func()
+	}{
+		"socket": {socket, func() { unix.Close(other) }},
+		"tap":    {taps[0], func() { host.delete(t) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			backend := &counting{Backend: lane.backend}
+			c := newCable(t, ^uint64(0), -1, 0, backend)
+			c.offer()
+			lane.cut()
+			for end := time.Now().Add(virtiotest.Patience); !backend.ended.Load(); runtime.Gosched() {
+				if time.Now().After(end) {
+					t.Fatal("the device does not notice")
+				}
+			}
+			c.drv.Rings[rxQueue].Quiesce()
+			before := backend.asked.Load()
+			time.Sleep(20 * time.Millisecond) // for a receiver that runs wild
+			if n := backend.asked.Load() - before; n > 1 {
+				t.Errorf("the backend was asked %d times for nothing", n)
+			}
+			c.load(device.Header{}, testFrame(100, 1))
+			c.drv.Rings[txQueue].Offer(c.sent.Head())
+			c.kick(txQueue)
+			c.take(txQueue) // dropped
+			c.drv.Start(1<<device.F_MRG_RXBUF | virtiotest.Version1)
 		})
 	}
 }

@@ -1,11 +1,12 @@
 // Package network has the host ends of a guest's network card that live in the VM process, as backends of virtio/net: a
 // socket (socket.go) and a tap interface (tap.go, and tap_open.go for who may open one). What they share is frame.go, a
-// frame between guest memory and one system call, and lookout.go, which wakes who waits for frames.
+// frame between guest memory and one system call.
 package network
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +23,6 @@ const sendPatience = 100
 type Socket struct {
 	f    *os.File
 	fd   int
-	look lookout
 	out  outbox
 	in   inbox
 	read func(*vector) (int, unix.Errno)
@@ -41,7 +41,7 @@ func NewSocket(f *os.File) (*Socket, error) {
 	// A smaller buffer only costs speed.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, bufferSize)
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bufferSize)
-	s := &Socket{f: f, fd: fd, look: newLookout(fd)}
+	s := &Socket{f: f, fd: fd}
 	s.read = func(v *vector) (int, unix.Errno) { return v.recvmsg(fd, unix.MSG_DONTWAIT|unix.MSG_TRUNC) }
 	return s, nil
 }
@@ -53,10 +53,10 @@ func (s *Socket) Close() error { return s.f.Close() }
 func (*Socket) Offloads() uint64 { return featureCSum | featureGuestCSum }
 
 // Start implements virtio-net's Backend.
-func (s *Socket) Start(_ uint64, ready func()) error { return s.look.begin(ready) }
+func (*Socket) Start(uint64) error { return nil }
 
-// Stop implements virtio-net's Backend.
-func (s *Socket) Stop() { s.look.end() }
+// FD implements virtio-net's Backend.
+func (s *Socket) FD() int { return s.fd }
 
 // Send implements virtio-net's Backend.
 func (s *Socket) Send(header *[headerSize]byte, frame [][]byte) {
@@ -76,14 +76,13 @@ func (s *Socket) Send(header *[headerSize]byte, frame [][]byte) {
 // Receive implements virtio-net's Backend.
 func (s *Socket) Receive(header *[headerSize]byte, frame [][]byte) (int, error) {
 	n, errno := s.in.receive(header, frame, s.read)
-	switch errno {
-	case 0:
-		return n, nil // 0: the other end is gone, and nobody looks out for more
-	case unix.EAGAIN:
-		s.look.rearm()
+	switch {
+	case errno == 0 && n > 0:
+		return n, nil
+	case errno == unix.EAGAIN:
 		return 0, nil
-	case unix.ECONNRESET:
-		return 0, nil
+	case errno == 0 || errno == unix.ECONNRESET:
+		return 0, io.EOF // the other end is gone
 	}
 	return 0, fmt.Errorf("network socket: receiving: %w", errno)
 }

@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,6 @@ type Tap struct {
 	attached bool
 	features uint64 // that can be offered
 	offload  int    // what the interface was told last, by the first queue
-	look     lookout
 	out      outbox
 	in       inbox
 	read     func(*vector) (int, unix.Errno)
@@ -67,7 +67,7 @@ func NewTap(files ...*os.File) ([]*Tap, error) {
 		if err != nil {
 			return nil, fmt.Errorf("tap interface %s: %w", f.Name(), err)
 		}
-		taps[i] = &Tap{f: f, fd: fd, first: i == 0, attached: true, features: features, look: newLookout(fd)}
+		taps[i] = &Tap{f: f, fd: fd, first: i == 0, attached: true, features: features}
 		taps[i].read = func(v *vector) (int, unix.Errno) { return v.readv(fd) }
 	}
 	return taps, nil
@@ -103,7 +103,7 @@ func (t *Tap) Offloads() uint64 { return t.features }
 
 // Start implements virtio-net's Backend. A guest that has not agreed to a feature gets frames that are whole: the kernel
 // computes checksums, and cuts segments.
-func (t *Tap) Start(features uint64, ready func()) error {
+func (t *Tap) Start(features uint64) error {
 	if t.first {
 		flags := 0
 		for _, f := range []struct {
@@ -122,17 +122,18 @@ func (t *Tap) Start(features uint64, ready func()) error {
 			flags |= unix.TUN_F_USO4 | unix.TUN_F_USO6
 		}
 		if flags != t.offload {
-			if err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, flags); err != nil {
+			// An interface that is gone takes anything, as Send does.
+			if err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, flags); err != nil && !errors.Is(err, unix.EBADFD) {
 				return fmt.Errorf("tap interface %s: %w", t.f.Name(), os.NewSyscallError("TUNSETOFFLOAD", err))
 			}
 			t.offload = flags
 		}
 	}
-	return t.look.begin(ready)
+	return nil
 }
 
-// Stop implements virtio-net's Backend. The kernel keeps what comes until the next Start, as far as its queue is long.
-func (t *Tap) Stop() { t.look.end() }
+// FD implements virtio-net's Backend. While nobody looks, the kernel keeps what comes, as far as its queue is long.
+func (t *Tap) FD() int { return t.fd }
 
 // Attach implements virtio-net's Switched: the kernel spreads frames over the queues that are attached. What is in one
 // that is detached is lost.
@@ -153,8 +154,7 @@ func (t *Tap) Attach(on bool) error {
 	}
 	t.attached = on
 	if on {
-		t.in.drop()    // it came before the queue was detached
-		t.look.rearm() // it may have been looked at in the meantime
+		t.in.drop() // it came before the queue was detached
 	}
 	return nil
 }
@@ -174,10 +174,9 @@ func (t *Tap) Receive(header *[headerSize]byte, frame [][]byte) (int, error) {
 	case 0:
 		return n, nil
 	case unix.EAGAIN:
-		t.look.rearm()
 		return 0, nil
 	case unix.EBADFD:
-		return 0, nil // the interface is gone: nothing comes any more
+		return 0, io.EOF // the interface is gone
 	}
 	return 0, fmt.Errorf("tap interface %s: receiving: %w", t.f.Name(), errno)
 }

@@ -3,6 +3,7 @@ package network
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"runtime"
@@ -49,8 +50,23 @@ func inNamespace(t testing.TB, f func()) {
 const tapName = "t0"
 
 // hostEnd is the host's side of a tap interface: sockets that see frames of etherType, and those of IP with a header of
-// virtio_net before them.
-type hostEnd struct{ fd, ip int }
+// virtio_net before them, and one to its kernel.
+type hostEnd struct {
+	fd, ip int
+	kernel *netlink.Handle
+}
+
+// delete removes the interface.
+func (h hostEnd) delete(t testing.TB) {
+	t.Helper()
+	link, err := h.kernel.LinkByName(tapName)
+	if err == nil {
+		err = h.kernel.LinkDel(link)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 // newTap makes a tap interface with queues and the host's end.
 func newTap(t testing.TB, queues int) ([]*Tap, hostEnd) { return newTapOf(t, queues, 1500) }
@@ -75,6 +91,9 @@ func newTapOf(t testing.TB, queues, mtu int) ([]*Tap, hostEnd) {
 			t.Errorf("an MTU of %d: %v", mtu, err)
 		}
 		host = hostEnd{fd: listenTap(t, etherType, 0), ip: listenTap(t, unix.ETH_P_IP, 1)}
+		if host.kernel, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			t.Error(err)
+		}
 	})
 	if t.Failed() {
 		t.FailNow()
@@ -82,8 +101,8 @@ func newTapOf(t testing.TB, queues, mtu int) ([]*Tap, hostEnd) {
 	t.Cleanup(func() {
 		unix.Close(host.fd)
 		unix.Close(host.ip)
+		host.kernel.Close()
 		for _, tap := range taps {
-			tap.Stop()
 			tap.Close()
 		}
 	})
@@ -131,8 +150,7 @@ func testFrame(n int, seed byte) []byte {
 func TestTap(t *testing.T) {
 	taps, host := newTap(t, 1)
 	tap := taps[0]
-	ready := make(chan struct{}, 100)
-	if err := tap.Start(tap.Offloads(), func() { ready <- struct{}{} }); err != nil {
+	if err := tap.Start(tap.Offloads()); err != nil {
 		t.Fatal(err)
 	}
 	// Out, in a few pieces and in more than one call takes.
@@ -161,9 +179,7 @@ func TestTap(t *testing.T) {
 			if n > 0 {
 				return n
 			}
-			select {
-			case <-ready:
-			case <-time.After(10 * time.Second):
+			if !readable(t, tap.FD(), patience) {
 				t.Fatal("nobody says that there is a frame")
 			}
 		}
@@ -223,34 +239,47 @@ func TestTap(t *testing.T) {
 	}
 }
 
-// A device that is stopped and started goes on hearing of frames.
-func TestTapStopAndStart(t *testing.T) {
-	taps, host := newTap(t, 1)
-	buf := make([]byte, 70000)
-	for round := range 3 {
-		ready := make(chan struct{}, 100)
-		if err := taps[0].Start(0, func() { ready <- struct{}{} }); err != nil {
+// A queue that was detached, and looked at meanwhile, is heard of again when it is attached.
+func TestTapDetachAndAttach(t *testing.T) {
+	taps, host := newTap(t, 2)
+	tap, buf := taps[0], make([]byte, 70000)
+	attach := func(tap *Tap, on bool) {
+		t.Helper()
+		if err := tap.Attach(on); err != nil {
 			t.Fatal(err)
 		}
+	}
+	attach(taps[1], false)
+	for round := range 3 {
 		for n := 1; n > 0; {
-			n, _ = taps[0].Receive(&[headerSize]byte{}, [][]byte{buf})
+			n, _ = tap.Receive(&[headerSize]byte{}, [][]byte{buf})
+		}
+		if readable(t, tap.FD(), 0) {
+			t.Fatalf("round %d: nothing is said to be a frame", round)
 		}
 		if _, err := unix.Write(host.fd, testFrame(100, 1)); err != nil {
 			t.Fatal(err)
 		}
-		select {
-		case <-ready:
-		case <-time.After(10 * time.Second):
+		if !readable(t, tap.FD(), patience) {
 			t.Fatalf("round %d: nobody says that there is a frame", round)
 		}
-		taps[0].Stop()
+		attach(taps[1], true) // there must be one
+		attach(tap, false)
+		if n, err := tap.Receive(&[headerSize]byte{}, [][]byte{buf}); n != 0 || err != nil {
+			t.Fatalf("round %d: detached: %d bytes, %v", round, n, err)
+		}
+		if readable(t, tap.FD(), 0) {
+			t.Fatalf("round %d: detached, and said to have a frame", round)
+		}
+		attach(tap, true)
+		attach(taps[1], false)
 	}
 }
 
 // A host that sends while nobody takes frames neither blocks nor makes anything grow, and what comes later arrives.
 func TestTapFlood(t *testing.T) {
 	taps, host := newTap(t, 1)
-	if err := taps[0].Start(0, func() {}); err != nil {
+	if err := taps[0].Start(0); err != nil {
 		t.Fatal(err)
 	}
 	const flood = 20000
@@ -288,54 +317,30 @@ func TestTapFlood(t *testing.T) {
 	}
 }
 
-// An interface that is deleted under a running guest is a cable that nobody holds: no error, and nothing spins.
+// An interface that is deleted under a running guest is a cable that nobody holds: an end, and no error.
 func TestTapThatIsDeleted(t *testing.T) {
-	inNamespace(t, func() {
-		files, err := OpenTap(tapName, 2)
-		if err != nil {
-			t.Error(err)
-			return
+	taps, host := newTap(t, 2)
+	for _, tap := range taps {
+		if err := tap.Start(0); err != nil {
+			t.Fatal(err)
 		}
-		taps, err := NewTap(files.Queues...)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		ready := make(chan struct{}, 1000)
-		for _, tap := range taps {
-			defer tap.Close()
-			if err := tap.Start(0, func() { ready <- struct{}{} }); err != nil {
-				t.Error(err)
-			}
-			defer tap.Stop()
-		}
-		link, err := netlink.LinkByName(tapName)
-		if err == nil {
-			err = netlink.LinkDel(link)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-		for range 3 {
-			for i, tap := range taps {
-				tap.Send(&[headerSize]byte{}, [][]byte{testFrame(100, 1)})
-				tap.Drop()
-				if n, err := tap.Receive(&[headerSize]byte{}, [][]byte{make([]byte, 2000)}); n != 0 || err != nil {
-					t.Errorf("queue %d: %d bytes, %v", i, n, err)
-				}
+	}
+	host.delete(t)
+	for range 3 {
+		for i, tap := range taps {
+			tap.Send(&[headerSize]byte{}, [][]byte{testFrame(100, 1)})
+			tap.Drop()
+			if n, err := tap.Receive(&[headerSize]byte{}, [][]byte{make([]byte, 2000)}); n != 0 || err != io.EOF {
+				t.Errorf("queue %d: %d bytes, %v", i, n, err)
 			}
 		}
-		time.Sleep(20 * time.Millisecond) // for a look-out that runs wild
-		if n := len(ready); n > 4 {
-			t.Errorf("ready came %d times for an interface that is gone", n)
-		}
-	})
+	}
 }
 
 func TestTapQueues(t *testing.T) {
 	taps, host := newTap(t, 3)
 	for i, tap := range taps {
-		if err := tap.Start(0, func() {}); err != nil {
+		if err := tap.Start(0); err != nil {
 			t.Fatalf("queue %d: %v", i, err)
 		}
 	}

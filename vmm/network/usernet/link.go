@@ -19,10 +19,10 @@ const (
 // headerDataValid says that the frame's checksum need not be looked at (5.1.6, VIRTIO_NET_HDR_F_DATA_VALID).
 const headerDataValid = 2
 
-// Offloads implements virtio-net's Backend: checksums from the guest are not looked at, and those to it are right.
+// Offloads is as virtio-net's Backend has it: checksums from the guest are not looked at, and those to it are right.
 func (*User) Offloads() uint64 { return featureCSum | featureGuestCSum }
 
-// Start implements virtio-net's Backend.
+// Start has ready called, which must not block, from any goroutine, when a frame has come after Receive has found none.
 func (u *User) Start(_ uint64, ready func()) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -33,7 +33,7 @@ func (u *User) Start(_ uint64, ready func()) error {
 	return nil
 }
 
-// Stop implements virtio-net's Backend. Connections go on: the device may only be paused.
+// Stop ends that: when it returns, ready is not called any more. Connections go on: the device may only be paused.
 func (u *User) Stop() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -49,7 +49,7 @@ func (u *User) WriteNotify() {
 	}
 }
 
-// Send implements virtio-net's Backend.
+// Send is as virtio-net's Backend has it.
 func (u *User) Send(_ *[headerSize]byte, frame [][]byte) {
 	n := 0
 	for _, p := range frame {
@@ -70,7 +70,7 @@ func (u *User) Send(_ *[headerSize]byte, frame [][]byte) {
 	pkt.DecRef()
 }
 
-// Receive implements virtio-net's Backend.
+// Receive is as virtio-net's Backend has it.
 func (u *User) Receive(header *[headerSize]byte, frame [][]byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -101,7 +101,7 @@ func (u *User) Receive(header *[headerSize]byte, frame [][]byte) (int, error) {
 	return n, nil
 }
 
-// Drop implements virtio-net's Backend.
+// Drop is as virtio-net's Backend has it.
 func (u *User) Drop() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
