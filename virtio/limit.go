@@ -97,6 +97,7 @@ func (w *Worker) Throttle(costs ...Cost) bool {
 		return true
 	}
 	// What is done is seen now, not after the wait.
+	w.q.Publish()
 	w.q.Signal()
 	t := time.NewTimer(wait)
 	defer t.Stop()

@@ -34,7 +34,7 @@ type Worker struct {
 
 // StartWorker starts a worker for q. serve is called at once and then after each kick. It should take chains off
 // the queue until Pop returns nil, look at Stopping between two of them, and leave nothing in flight. It need
-// not touch the notification flags nor Signal at the end. An error ends the service and is reported to the driver
+// not touch the notification flags, nor Publish or Signal at the end. An error ends the service and is reported to the driver
 // with NeedsReset.
 func StartWorker(q *Queue, irq Interrupter, serve func(w *Worker) error) *Worker {
 	w := newWorker(q, irq, serve)
@@ -155,6 +155,7 @@ func (w *Worker) drain() error {
 		w.q.DisableNotify()
 		w.source = chains
 		err := w.serve(w)
+		w.q.Publish()
 		w.q.Signal()
 		if err != nil {
 			return err

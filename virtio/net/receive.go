@@ -48,7 +48,11 @@ func (r *receiver) stop() {
 
 // serve moves frames until there are none, or no buffers for the next.
 func (r *receiver) serve(w *virtio.Worker) error {
-	for !w.Stopping() {
+	for i := 1; !w.Stopping(); i++ {
+		if i%batch == 0 {
+			r.q.Publish()
+			r.q.Signal()
+		}
 		if !r.d.Link() {
 			w.AwaitWake()
 			return nil
@@ -108,6 +112,7 @@ func (r *receiver) throttle(w *virtio.Worker, n int) {
 		return
 	}
 	// What was delivered is seen now, not after the wait.
+	r.q.Publish()
 	r.q.Signal()
 	t := time.NewTimer(wait)
 	defer t.Stop()
@@ -176,7 +181,6 @@ func (r *receiver) deliver(h Header, n int) {
 		r.q.Add(c, min(left, size))
 		left -= size
 	}
-	r.q.Publish()
 	r.chains = r.chains[:copy(r.chains, r.chains[used:])]
 }
 
