@@ -14,7 +14,7 @@ GUEST   := go.mod go.sum $(shell find guestinit images/mkguest images/scratch -t
 PAYLOAD := build/initramfs.cpio build/uroot.ext4 build/uroot.json build/scratch.tmpl build/hull-vmm
 
 .DELETE_ON_ERROR:
-.PHONY: all deps kernel run test test-unit test-lab test-e2e lint bench-boot bench-io chaos fuzz clean
+.PHONY: all deps kernel run test test-unit test-lab test-e2e test-long lint bench-boot bench-io bench-linux chaos fuzz clean
 
 all: bin/hull bin/lab
 
@@ -94,6 +94,11 @@ test:
 	$(MAKE) all lint
 	.ci/test
 
+# The full size of what the end-to-end tests try with less: an hour or more where the lab is needed.
+test-long: all build/e2e.test build/test/debian.tar
+	.ci/deps lab test
+	HULL_E2E_LONG=1 .ci/e2e -test.run 'TestScripts/vm/(share|network|tap)$$'
+
 # Commands and SIGKILLs at random: TIME=10m of them on containers whose VM is a stand-in, then real VMs in the lab.
 chaos: all build/e2e.test build/test/debian.tar
 	.ci/deps lab
@@ -115,7 +120,7 @@ build/gokvm: go.mod
 bench-boot: all build/bootbench build/gokvm
 	.ci/deps lab
 	build/bootbench host -hull bin/hull -hull-vmm build/hull-vmm
-	.ci/bench-linux
+	.ci/bench-boot
 
 build/iobench: $(SOURCES)
 	$(GOBUILD) -o $@ ./cmd/internal/iobench
@@ -123,6 +128,10 @@ build/iobench: $(SOURCES)
 bench-io: build/hull-vmm build/iobench
 	.ci/deps lab
 	build/iobench
+
+bench-linux: all build/iobench
+	.ci/deps lab test
+	.ci/bench-linux
 
 clean:
 	rm -rf bin build

@@ -47,7 +47,7 @@ func newTestBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	s.Close()
-	b, closeIt, err := newBench(options{hull: program, dir: t.TempDir(), diskSize: testDisk})
+	b, closeIt, err := newBench(options{vmm: program, dir: t.TempDir(), diskSize: testDisk})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,11 +8,14 @@
 // ring where a row does not say that it waits for interrupts, and tells by the
 // time stamp counter how long that took. It checks what it reads.
 //
+// "iobench linux" is for where Linux can boot, also in the lab's deterministic mode: what fio and iperf3 measure in
+// a Linux guest, under hull and under QEMU. "make bench-linux" runs it.
+//
 // Rounds are interleaved, one run of each monitor a round, so that a machine
 // whose speed drifts does so for all of them.
 //
 // Read in this order: row.go (what is measured), work.go (what the guest is
-// told), measure.go (one measurement), monitor.go and floor.go (who is measured).
+// told), measure.go (one measurement), monitor.go and floor.go (who is measured); linux.go by itself.
 package main
 
 import (
@@ -30,25 +33,32 @@ import (
 
 func main() {
 	o := options{diskSize: diskSize}
-	flag.IntVar(&o.rounds, "n", 7, "rounds")
-	flag.StringVar(&o.hull, "hull-vmm", "build/hull-vmm", "the VM process")
-	flag.StringVar(&o.qemu, "qemu", "qemu-system-x86_64", "QEMU, to compare with; left out when empty")
-	flag.StringVar(&o.dir, "dir", os.TempDir(), "where the disk is")
-	flag.Func("run", "only rows whose name matches", func(s string) (err error) { o.only, err = regexp.Compile(s); return err })
-	flag.Parse()
+	measure, words := run, os.Args[1:]
+	if len(words) > 0 && words[0] == "linux" {
+		measure, words = linux, words[1:]
+	}
+	flags := flag.NewFlagSet("iobench", flag.ExitOnError)
+	flags.IntVar(&o.rounds, "n", 7, "rounds")
+	flags.StringVar(&o.vmm, "hull-vmm", "build/hull-vmm", "the VM process")
+	flags.StringVar(&o.hull, "hull", "bin/hull", "linux: the hull command")
+	flags.StringVar(&o.kernel, "kernel", "build/kernel/vmlinux", "linux: the kernel that both boot")
+	flags.StringVar(&o.qemu, "qemu", "qemu-system-x86_64", "QEMU, to compare with; left out when empty, but not by linux")
+	flags.StringVar(&o.dir, "dir", os.TempDir(), "where the disk is")
+	flags.Func("run", "only rows whose name matches", func(s string) (err error) { o.only, err = regexp.Compile(s); return err })
+	_ = flags.Parse(words) // ExitOnError
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	if err := run(ctx, o); err != nil {
+	if err := measure(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "iobench:", err)
 		os.Exit(1)
 	}
 }
 
 type options struct {
-	rounds          int
-	hull, qemu, dir string
-	only            *regexp.Regexp
-	diskSize        uint64 // bytes
+	rounds                       int
+	vmm, hull, qemu, kernel, dir string
+	only                         *regexp.Regexp
+	diskSize                     uint64 // bytes
 }
 
 func run(ctx context.Context, o options) error {
@@ -86,7 +96,7 @@ func newBench(o options) (_ *bench, closeIt func(), err error) {
 		return nil, nil, err
 	}
 	b := &bench{
-		dir: dir, hull: o.hull, qemu: o.qemu, clock: newClock(), drain: drain,
+		dir: dir, hull: o.vmm, qemu: o.qemu, clock: newClock(), drain: drain,
 		guest: filepath.Join(dir, "guest"), disk: filepath.Join(dir, "disk"), vsock: filepath.Join(dir, "vsock"),
 	}
 	closeIt = func() { os.RemoveAll(dir) }
