@@ -3,6 +3,7 @@ package guestinit
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,6 +90,31 @@ func TestLinkStandardStreams(t *testing.T) {
 	for name, want := range map[string]string{"fd": "/proc/self/fd", "stdout": "/proc/self/fd/1"} {
 		if got, err := os.Readlink(filepath.Join(dir, name)); got != want {
 			t.Errorf("%s leads to %q, %v", name, got, err)
+		}
+	}
+}
+
+func TestQueuesByFlow(t *testing.T) {
+	for _, cards := range [][]string{{"1\n"}, {"1\n", "2\n"}, {"1\n", "2\n", "4\n"}} {
+		dir := t.TempDir()
+		file := func(i int) string { return filepath.Join(dir, "queues", fmt.Sprintf("tx-%d", i), "xps_cpus") }
+		for i, cpus := range cards {
+			if err := os.MkdirAll(filepath.Dir(file(i)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file(i), []byte(cpus), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		queuesByFlow(dir)
+		for i, cpus := range cards {
+			want := cpus
+			if len(cards) > 1 {
+				want = "0"
+			}
+			if got, err := os.ReadFile(file(i)); err != nil || string(got) != want {
+				t.Errorf("%d queues, the CPUs of %d: %q, %v; want %q", len(cards), i, got, err, want)
+			}
 		}
 	}
 }
