@@ -45,8 +45,11 @@ func helperPrograms() map[string]func() {
 			"sums":     helperSums,
 			"vmlinux":  helperVmlinux,
 			"memory":   helperMemory,
+			"balloon":  helperBalloon,
+			"entropy":  helperEntropy,
 			"outside":  helperOutside,
 			"serve":    helperServe,
+			"tree":     helperTree,
 			"numbered": helperNumbered,
 			"get":      helperGet,
 			"ask":      helperAsk,
@@ -56,6 +59,7 @@ func helperPrograms() map[string]func() {
 			"echo":     helperEcho,
 			"answer":   helperAnswer,
 			"flood":    helperFlood,
+			"stall":    helperStall,
 			"call":     helperCall,
 		}
 		if len(os.Args) < 2 || parts[os.Args[1]] == nil {

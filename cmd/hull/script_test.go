@@ -30,13 +30,14 @@ import (
 // failure of what would be skipped otherwise. $HULL_DEBIAN_TAR is the tar of a
 // Debian root filesystem with Python, $HULL_CLOUD_KERNEL one of Debian's kernels whose
 // modules this host has. $HULL_LAB says that this is the lab: what needs no KVM has
-// run outside, and faster.
+// run outside, and faster. $HULL_E2E_LONG asks for the full size of what is otherwise tried with less.
 const (
 	envBinary  = "HULL_BIN"
 	envRequire = "HULL_E2E_REQUIRE"
 	envDebian  = "HULL_DEBIAN_TAR"
 	envCloud   = "HULL_CLOUD_KERNEL"
 	envLab     = "HULL_LAB"
+	envLong    = "HULL_E2E_LONG"
 )
 
 //go:embed testdata
@@ -186,6 +187,8 @@ func (s *suite) condition(name string) (bool, error) {
 		return s.debian != "", nil
 	case "lab":
 		return os.Getenv(envLab) != "", nil
+	case "long":
+		return os.Getenv(envLong) != "", nil
 	case "cloud_kernel":
 		return os.Getenv(envCloud) != "", nil
 	case "vm", "kvm":

@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
@@ -131,25 +133,78 @@ func helperFlood(args []string) error {
 	if err != nil {
 		return err
 	}
-	return flood(args[2:], func() (stream, error) {
-		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
-		if err != nil {
-			return nil, err
+	return flood(args[2:], func() (stream, error) { return vsockConnect(socket, args[1]) })
+}
+
+// vsockConnect connects to a port of the guest.
+func vsockConnect(socket, port string) (*net.UnixConn, error) {
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	c.SetDeadline(time.Now().Add(patience))
+	fmt.Fprintf(c, "CONNECT %s\n", port)
+	answer := make([]byte, 0, 32)
+	for b := make([]byte, 1); !bytes.HasSuffix(answer, []byte("\n")); answer = append(answer, b[0]) {
+		if _, err := c.Read(b); err != nil {
+			return nil, errors.Join(fmt.Errorf("answer %q: %w", answer, err), c.Close())
 		}
-		c.SetDeadline(time.Now().Add(patience))
-		fmt.Fprintf(c, "CONNECT %s\n", args[1])
-		answer := make([]byte, 0, 32)
-		for b := make([]byte, 1); !bytes.HasSuffix(answer, []byte("\n")); answer = append(answer, b[0]) {
-			if _, err := c.Read(b); err != nil {
-				return nil, errors.Join(fmt.Errorf("answer %q: %w", answer, err), c.Close())
-			}
+	}
+	var number uint32
+	if n, err := fmt.Sscanf(string(answer), "OK %d\n", &number); n != 1 || err != nil {
+		return nil, errors.Join(fmt.Errorf("answer %q", answer), c.Close())
+	}
+	return c, nil
+}
+
+// stallAfter is how long nothing must have gone through for a connection to count as stalled.
+const stallAfter = 3 * time.Second
+
+// helperStall sends to a port of the guest which echoes, and reads nothing, until nothing goes any more. It stays so
+// until it gets SIGTERM: then all must come back as it was sent: stall SOCKETFILE PORT
+func helperStall(args []string) error {
+	if err := usage(args, 2, "stall SOCKETFILE PORT"); err != nil {
+		return err
+	}
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, unix.SIGTERM)
+	socket, err := vsockSocket(args[0])
+	if err != nil {
+		return err
+	}
+	c, err := vsockConnect(socket, args[1])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	const most = 1 << 30 // nobody keeps so much
+	block, contents := make([]byte, 16<<10), numbered(most)
+	var sent int64
+	for err == nil && sent < most {
+		if _, err := io.ReadFull(contents, block); err != nil {
+			return err
 		}
-		var port uint32
-		if n, err := fmt.Sscanf(string(answer), "OK %d\n", &port); n != 1 || err != nil {
-			return nil, errors.Join(fmt.Errorf("answer %q", answer), c.Close())
-		}
-		return c, nil
-	})
+		c.SetWriteDeadline(time.Now().Add(stallAfter))
+		var n int
+		n, err = c.Write(block)
+		sent += int64(n)
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("after %d bytes: %v", sent, err)
+	}
+	fmt.Printf("stalled after %d bytes\n", sent)
+	<-asked
+	c.SetDeadline(time.Now().Add(patience))
+	if err := c.CloseWrite(); err != nil {
+		return err
+	}
+	want, got := sha256.New(), sha256.New()
+	_, _ = io.Copy(want, numbered(sent))
+	if n, err := io.Copy(got, c); err != nil || n != sent || !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
+		return fmt.Errorf("%d bytes came back of %d that were sent: %v", n, sent, err)
+	}
+	fmt.Println("all came back")
+	return nil
 }
 
 // helperCall is helperFlood from the guest to a port of the host, once something has connected to the guest's port of
