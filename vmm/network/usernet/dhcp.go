@@ -25,6 +25,7 @@ func (u *User) dhcp(message []byte) {
 	if err != nil || request.OpCode != dhcpv4.OpcodeBootRequest {
 		return
 	}
+	at := &u.cfg.Addresses
 	var kind dhcpv4.MessageType
 	switch request.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
@@ -35,10 +36,10 @@ func (u *User) dhcp(message []byte) {
 		if wanted == nil {
 			wanted = request.ClientIPAddr
 		}
-		if server := request.ServerIdentifier(); server != nil && !server.Equal(Gateway4.AsSlice()) {
+		if server := request.ServerIdentifier(); server != nil && !server.Equal(at.Gateway4.AsSlice()) {
 			return // meant for another server
 		}
-		if !wanted.Equal(Guest4.AsSlice()) {
+		if !wanted.Equal(at.Guest4.AsSlice()) {
 			kind = dhcpv4.MessageTypeNak
 		}
 	case dhcpv4.MessageTypeInform:
@@ -46,7 +47,7 @@ func (u *User) dhcp(message []byte) {
 	default:
 		return
 	}
-	gateway, dns := net.IP(Gateway4.AsSlice()), net.IP(DNS4.AsSlice())
+	gateway, dns := net.IP(at.Gateway4.AsSlice()), net.IP(at.DNS4.AsSlice())
 	options := []dhcpv4.Modifier{
 		dhcpv4.WithMessageType(kind),
 		dhcpv4.WithServerIP(gateway),
@@ -54,8 +55,8 @@ func (u *User) dhcp(message []byte) {
 	}
 	if kind != dhcpv4.MessageTypeNak {
 		options = append(options,
-			dhcpv4.WithYourIP(Guest4.AsSlice()),
-			dhcpv4.WithNetmask(net.CIDRMask(Subnet4.Bits(), 32)),
+			dhcpv4.WithYourIP(at.Guest4.AsSlice()),
+			dhcpv4.WithNetmask(net.CIDRMask(at.Subnet4.Bits(), 32)),
 			dhcpv4.WithRouter(gateway),
 			dhcpv4.WithDNS(dns),
 			dhcpv4.WithLeaseTime(uint32(leaseTime/time.Second)),
@@ -76,5 +77,5 @@ func (u *User) dhcp(message []byte) {
 	udp.Encode(&header.UDPFields{SrcPort: portDHCPServer, DstPort: portDHCPClient, Length: uint16(len(datagram))})
 	copy(udp.Payload(), payload)
 	// Broadcast: the client has no address yet that it could be asked for.
-	u.toGuest(frame4(Gateway4, broadcast, header.UDPProtocolNumber, datagram))
+	u.toGuest(frame4(at.Gateway4, broadcast, header.UDPProtocolNumber, datagram))
 }

@@ -20,7 +20,8 @@ func (u *User) toStack(frame []byte) bool {
 			return false
 		}
 		target, _ := netip.AddrFromSlice(arp.ProtocolAddressTarget())
-		return target == Gateway4 || target == DNS4
+		at := &u.cfg.Addresses
+		return at.isGateway4(target) || u.segment != nil && at.isPeer(target) // the way to whom is by the gateway
 	case header.IPv4ProtocolNumber:
 		return u.ipv4ToStack(packet)
 	case header.IPv6ProtocolNumber:
@@ -44,8 +45,8 @@ func (u *User) ipv4ToStack(packet []byte) bool {
 			return false
 		}
 	case header.ICMPv4ProtocolNumber:
-		if dst == Gateway4 || dst == DNS4 {
-			return src == Guest4
+		if u.cfg.Addresses.isGateway4(dst) {
+			return src == u.cfg.Addresses.Guest4
 		}
 		if icmp := header.ICMPv4(payload); len(icmp) >= header.ICMPv4MinimumSize && icmp.Type() == header.ICMPv4Echo && !ip.More() && ip.FragmentOffset() == 0 {
 			u.ping(dst, payload)
@@ -56,7 +57,7 @@ func (u *User) ipv4ToStack(packet []byte) bool {
 		return false
 	}
 	// One guest, one address: answers to another would go nowhere, but be kept for a while.
-	return src == Guest4
+	return src == u.cfg.Addresses.Guest4
 }
 
 func (u *User) ipv6ToStack(packet []byte) bool {
@@ -79,6 +80,9 @@ func (u *User) ipv6ToStack(packet []byte) bool {
 				return false
 			}
 			target, _ := netip.AddrFromSlice(icmp[8:24])
+			if u.segment != nil && u.cfg.Addresses.isPeer(target) && u.isGuest6(src) && ip.HopLimit() == ndpHopLimit {
+				u.advertiseNeighbor(target)
+			}
 			return u.isGateway6(target)
 		case header.ICMPv6RouterSolicit:
 			if u.cfg.Advertise && ip.HopLimit() == ndpHopLimit {

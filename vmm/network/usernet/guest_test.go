@@ -60,10 +60,14 @@ func plugIn(t testing.TB, u *User) *stack.Stack {
 		}
 	}
 	check(s.CreateNIC(nic, ethernet.New(link)))
+	at := u.cfg.Addresses
 	for _, a := range []struct {
 		protocol tcpip.NetworkProtocolNumber
 		prefix   netip.Prefix
-	}{{ipv4.ProtocolNumber, netip.PrefixFrom(Guest4, 24)}, {ipv6.ProtocolNumber, netip.PrefixFrom(Guest6, 64)}} {
+	}{{ipv4.ProtocolNumber, netip.PrefixFrom(at.Guest4, at.Subnet4.Bits())}, {ipv6.ProtocolNumber, netip.PrefixFrom(at.Guest6, at.Subnet6.Bits())}} {
+		if !a.prefix.IsValid() {
+			continue // no IPv6
+		}
 		check(s.AddProtocolAddress(nic, tcpip.ProtocolAddress{Protocol: a.protocol, AddressWithPrefix: tcpip.AddressWithPrefix{
 			Address: tcpip.AddrFromSlice(a.prefix.Addr().AsSlice()), PrefixLen: a.prefix.Bits(),
 		}}, stack.AddressProperties{}))
@@ -72,11 +76,15 @@ func plugIn(t testing.TB, u *User) *stack.Stack {
 		a := tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(p.Addr().AsSlice()), PrefixLen: p.Bits()}
 		return a.Subnet()
 	}
-	s.SetRouteTable([]tcpip.Route{
-		{Destination: subnet(Subnet4), NIC: nic}, {Destination: subnet(Subnet6), NIC: nic},
-		{Destination: header.IPv4EmptySubnet, Gateway: tcpip.AddrFromSlice(Gateway4.AsSlice()), NIC: nic},
-		{Destination: header.IPv6EmptySubnet, Gateway: tcpip.AddrFromSlice(Gateway6.AsSlice()), NIC: nic},
-	})
+	routes := []tcpip.Route{
+		{Destination: subnet(at.Subnet4), NIC: nic},
+		{Destination: header.IPv4EmptySubnet, Gateway: tcpip.AddrFromSlice(at.Gateway4.AsSlice()), NIC: nic},
+	}
+	if at.has6() {
+		routes = append(routes, tcpip.Route{Destination: subnet(at.Subnet6), NIC: nic},
+			tcpip.Route{Destination: header.IPv6EmptySubnet, Gateway: tcpip.AddrFromSlice(at.Gateway6.AsSlice()), NIC: nic})
+	}
+	s.SetRouteTable(routes)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	kick := make(chan struct{}, 1)

@@ -50,7 +50,7 @@ func (u *User) WriteNotify() {
 }
 
 // Send is as virtio-net's Backend has it.
-func (u *User) Send(_ *[headerSize]byte, frame [][]byte) {
+func (u *User) Send(h *[headerSize]byte, frame [][]byte) {
 	n := 0
 	for _, p := range frame {
 		n += len(p)
@@ -60,6 +60,9 @@ func (u *User) Send(_ *[headerSize]byte, frame [][]byte) {
 	rest := b.AsSlice()
 	for _, p := range frame {
 		rest = rest[copy(rest, p):]
+	}
+	if u.toPeer(h, b) {
+		return
 	}
 	if !u.toStack(b.AsSlice()) {
 		b.Release()
@@ -111,11 +114,12 @@ func (u *User) Drop() {
 	}
 }
 
-// toGuest queues a whole frame of our own making.
-func (u *User) toGuest(frame []byte) {
+// toGuest queues a copy of a whole frame. A queue that is full loses it, as networks do.
+func (u *User) toGuest(frame []byte) (queued bool) {
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame)})
 	var list stack.PacketBufferList
 	list.PushBack(pkt)
-	_, _ = u.link.WritePackets(list) // a queue that is full loses it, as networks do
+	n, _ := u.link.WritePackets(list)
 	list.Reset()
+	return n == 1
 }

@@ -22,7 +22,7 @@ func (p *pings) init() { p.slots.free = maxPings }
 // ping sends an ICMP echo request of the guest from this host, and the answer back. Where that is not allowed (to those
 // who are neither root nor in net.ipv4.ping_group_range) there is none, as from a host that drops them.
 func (u *User) ping(to netip.Addr, request []byte) {
-	dst, ok := u.reach(netip.AddrPortFrom(to, 1)) // any port: only the address counts
+	dst, _, ok := u.destination(netip.AddrPortFrom(to, 1)) // any port: only the address counts
 	if !ok || !u.pings.slots.take() {
 		return
 	}
@@ -68,7 +68,7 @@ func (u *User) forwardPing(to, dst netip.Addr, request []byte) {
 			return
 		}
 		if reply, ok := echoReply(buf[:n], raw, asked); ok {
-			u.toGuest(frame4(to, Guest4, header.ICMPv4ProtocolNumber, reply))
+			u.toGuest(frame4(to, u.cfg.Addresses.Guest4, header.ICMPv4ProtocolNumber, reply))
 			return
 		}
 	}

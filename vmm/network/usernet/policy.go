@@ -41,11 +41,22 @@ const portDNS = 53
 // destination is where a guest's connection or datagram goes: outside, or for the gateway's own name server to
 // one of the host's. silent is to be called if it does not answer.
 func (u *User) destination(to netip.AddrPort) (_ netip.AddrPort, silent func(), ok bool) {
-	if to.Port() == portDNS && (to.Addr() == DNS4 || to.Addr() == DNS6) {
-		return u.resolvers.pick()
+	if u.isDNS(to) {
+		return u.upstream()
+	}
+	if u.cfg.Internal {
+		return netip.AddrPort{}, nil, false
 	}
 	dst, ok := u.reach(to)
+	if ok && (u.cfg.Addresses.inside(dst.Addr()) || u.cfg.Refuse != nil && u.cfg.Refuse(dst.Addr())) {
+		return netip.AddrPort{}, nil, false
+	}
 	return dst, func() {}, ok
+}
+
+// isDNS tells whether something is for the gateway's name server.
+func (u *User) isDNS(to netip.AddrPort) bool {
+	return to.Port() == portDNS && (to.Addr() == u.cfg.Addresses.DNS4 || u.cfg.Addresses.has6() && to.Addr() == u.cfg.Addresses.DNS6)
 }
 
 // resolvers are the host's name servers. One that does not answer gives way to the next.

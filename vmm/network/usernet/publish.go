@@ -135,7 +135,7 @@ func (u *User) publishUDP(conn *net.UDPConn, port uint16) {
 			if !u.flows.take() {
 				continue
 			}
-			local, remote := full(Gateway4, 0), full(Guest4, port)
+			local, remote := full(u.cfg.Addresses.Gateway4, 0), full(u.cfg.Addresses.Guest4, port)
 			guest, err := gonet.DialUDP(u.stack, &local, &remote, ipv4.ProtocolNumber)
 			if err != nil {
 				u.flows.give()

@@ -58,45 +58,51 @@ func (u *User) advertise() {
 	binary.BigEndian.PutUint16(b[6:], uint16(routerLifetime/time.Second))
 
 	prefix := make(header.NDPPrefixInformation, 30) // without type and length
-	prefix[0] = byte(Subnet6.Bits())
+	at := &u.cfg.Addresses
+	prefix[0] = byte(at.Subnet6.Bits())
 	prefix[1] = prefixOnLink | prefixAutonomous
 	binary.BigEndian.PutUint32(prefix[2:], seconds(validLifetime))
 	binary.BigEndian.PutUint32(prefix[6:], seconds(preferredLifetime))
-	copy(prefix[14:], Subnet6.Addr().AsSlice())
+	copy(prefix[14:], at.Subnet6.Addr().AsSlice())
 	dns := make(header.NDPRecursiveDNSServer, 6+16)
 	binary.BigEndian.PutUint32(dns[2:], seconds(routerLifetime))
-	copy(dns[6:], DNS6.AsSlice())
+	copy(dns[6:], at.DNS6.AsSlice())
 	options := header.NDPOptionsSerializer{header.NDPSourceLinkLayerAddressOption(gatewayMAC), prefix, dns}
-	at := len(b)
+	end := len(b)
 	b = append(b, make([]byte, options.Length())...)
-	header.NDPOptions(b[at:]).Serialize(options)
+	header.NDPOptions(b[end:]).Serialize(options)
 	b = append(b, optionMTU, 1, 0, 0)
 	b = binary.BigEndian.AppendUint32(b, MTU)
 
-	icmp = header.ICMPv6(b)
+	u.toGuest(frame6(router6, allNodes, ndpHopLimit, header.EthernetAddressFromMulticastIPv6Address(tcpip.AddrFrom16(allNodes.As16())), b))
+}
+
+// frame6 is an Ethernet frame with an ICMPv6 message, whose checksum it fills in.
+func frame6(src, dst netip.Addr, hopLimit uint8, to tcpip.LinkAddress, icmp header.ICMPv6) []byte {
+	from, target := tcpip.AddrFrom16(src.As16()), tcpip.AddrFrom16(dst.As16())
 	icmp.SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
-		Header: icmp[:header.ICMPv6HeaderSize], Src: tcpip.AddrFrom16(router6.As16()), Dst: tcpip.AddrFrom16(allNodes.As16()),
-		PayloadCsum: checksum.Checksum(b[header.ICMPv6HeaderSize:], 0), PayloadLen: len(b) - header.ICMPv6HeaderSize,
+		Header: icmp[:header.ICMPv6HeaderSize], Src: from, Dst: target,
+		PayloadCsum: checksum.Checksum(icmp[header.ICMPv6HeaderSize:], 0), PayloadLen: len(icmp) - header.ICMPv6HeaderSize,
 	}))
-	frame := make([]byte, header.EthernetMinimumSize+header.IPv6MinimumSize+len(b))
-	header.Ethernet(frame).Encode(&header.EthernetFields{
-		SrcAddr: gatewayMAC, DstAddr: header.EthernetAddressFromMulticastIPv6Address(tcpip.AddrFrom16(allNodes.As16())), Type: header.IPv6ProtocolNumber,
-	})
+	frame := make([]byte, header.EthernetMinimumSize+header.IPv6MinimumSize+len(icmp))
+	header.Ethernet(frame).Encode(&header.EthernetFields{SrcAddr: gatewayMAC, DstAddr: to, Type: header.IPv6ProtocolNumber})
 	ip := header.IPv6(frame[header.EthernetMinimumSize:])
 	ip.Encode(&header.IPv6Fields{
-		PayloadLength: uint16(len(b)), TransportProtocol: header.ICMPv6ProtocolNumber, HopLimit: ndpHopLimit,
-		SrcAddr: tcpip.AddrFrom16(router6.As16()), DstAddr: tcpip.AddrFrom16(allNodes.As16()),
+		PayloadLength: uint16(len(icmp)), TransportProtocol: header.ICMPv6ProtocolNumber, HopLimit: hopLimit,
+		SrcAddr: from, DstAddr: target,
 	})
-	copy(ip.Payload(), b)
-	u.toGuest(frame)
+	copy(ip.Payload(), icmp)
+	return frame
 }
 
 // isGuest6 tells whether an address may be the guest's: one, or with advertisements any that it has given itself.
 func (u *User) isGuest6(a netip.Addr) bool {
-	return a == Guest6 || u.cfg.Advertise && Subnet6.Contains(a) && a != Gateway6 && a != DNS6
+	at := &u.cfg.Addresses
+	return at.has6() && (a == at.Guest6 || u.cfg.Advertise && at.Subnet6.Contains(a) && a != at.Gateway6 && a != at.DNS6)
 }
 
 // isGateway6 tells whether an address is the gateway's own.
 func (u *User) isGateway6(a netip.Addr) bool {
-	return a == Gateway6 || a == DNS6 || u.cfg.Advertise && a == router6
+	at := &u.cfg.Addresses
+	return at.has6() && (a == at.Gateway6 || a == at.DNS6 || u.cfg.Advertise && a == router6)
 }

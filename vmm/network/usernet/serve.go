@@ -34,14 +34,13 @@ const maxMessage = headerSize + MTU + 64
 
 func (u *User) fromSocket(conn *net.UnixConn) error {
 	buf := make([]byte, maxMessage)
-	var h [headerSize]byte
 	for {
 		n, err := conn.Read(buf)
 		if err != nil || n == 0 {
 			return ended("receiving from the guest", err)
 		}
 		if n > headerSize {
-			u.Send(&h, [][]byte{buf[headerSize:n]})
+			u.Send((*[headerSize]byte)(buf), [][]byte{buf[headerSize:n]})
 		}
 	}
 }

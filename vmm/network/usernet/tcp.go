@@ -28,14 +28,20 @@ func address(a tcpip.Address, port uint16) netip.AddrPort {
 // the host's is there, and refused if it is refused.
 func (u *User) acceptTCP(r *tcp.ForwarderRequest) {
 	id := r.ID()
-	dst, silent, ok := u.destination(address(id.LocalAddress, id.LocalPort))
-	if !ok || !u.connections.take() {
+	to := address(id.LocalAddress, id.LocalPort)
+	dst, silent, ok := u.destination(to)
+	named := u.cfg.Names != nil && u.isDNS(to)
+	if !ok && !named || !u.connections.take() {
 		r.Complete(true)
 		return
 	}
 	if !u.run(func() {
 		defer u.connections.give()
-		u.forwardTCP(r, dst, silent)
+		if named {
+			u.answerTCP(r)
+		} else {
+			u.forwardTCP(r, dst, silent)
+		}
 	}) {
 		u.connections.give()
 		r.Complete(false)
@@ -105,8 +111,8 @@ func (u *User) dialGuest(ctx context.Context, port uint16) (guestConn, error) {
 	entry, connected := waiter.NewChannelEntry(waiter.WritableEvents)
 	queue.EventRegister(&entry)
 	defer queue.EventUnregister(&entry)
-	if err = ep.Bind(full(Gateway4, 0)); err == nil {
-		err = ep.Connect(full(Guest4, port))
+	if err = ep.Bind(full(u.cfg.Addresses.Gateway4, 0)); err == nil {
+		err = ep.Connect(full(u.cfg.Addresses.Guest4, port))
 	}
 	if _, started := err.(*tcpip.ErrConnectStarted); started {
 		select {

@@ -29,7 +29,8 @@ func (u *User) acceptUDP(r *udp.ForwarderRequest) {
 	id := r.ID()
 	from := address(id.LocalAddress, id.LocalPort)
 	dst, silent, ok := u.destination(from)
-	if !ok || !u.flows.take() {
+	named := u.cfg.Names != nil && u.isDNS(from)
+	if !ok && !named || !u.flows.take() {
 		return
 	}
 	var queue waiter.Queue
@@ -38,10 +39,17 @@ func (u *User) acceptUDP(r *udp.ForwarderRequest) {
 		u.flows.give()
 		return
 	}
-	guest := gonet.NewUDPConn(&queue, ep)
+	var guest net.Conn = gonet.NewUDPConn(&queue, ep)
+	if named && ok {
+		guest = dnsConn{guest, u, true}
+	}
 	if !u.run(func() {
 		defer u.flows.give()
-		u.forwardUDP(guest, dst, from.Port() == portDNS, silent)
+		if named && !ok {
+			u.answerUDP(guest)
+		} else {
+			u.forwardUDP(guest, dst, from.Port() == portDNS, silent)
+		}
 	}) {
 		u.flows.give()
 		guest.Close()
@@ -63,7 +71,7 @@ func (u *User) forwardUDP(guest net.Conn, dst netip.AddrPort, dns bool, silent f
 	}
 }
 
-// exchange passes datagrams both ways until none has come for a while. answered tells whether b has sent any.
+// exchange passes datagrams both ways until none has come for a while. answered tells whether b has sent any, if it was asked.
 func (u *User) exchange(a, b net.Conn, idle time.Duration) (answered bool) {
 	end := sync.OnceFunc(func() {
 		a.Close()
@@ -104,5 +112,5 @@ func (u *User) exchange(a, b net.Conn, idle time.Duration) (answered bool) {
 	both.Go(func() { pass(b, a, &asked) })
 	both.Go(func() { pass(a, b, &answers) })
 	both.Wait()
-	return answers.Load() > 0
+	return answers.Load() > 0 || asked.Load() == 0 // what the guest was told without asking b
 }

@@ -5,7 +5,8 @@
 // socket (serve.go) that the VM process has the other end of (vmm/network).
 //
 // Read in this order: user.go (the stack), link.go (frames in and out), filter.go (which frames), policy.go (what the guest
-// may reach), tcp.go, udp.go, ping.go, dhcp.go, router.go (what the gateway does), publish.go (the other direction).
+// may reach), tcp.go, udp.go, ping.go, dhcp.go, router.go (what the gateway does), publish.go (the other direction). A guest
+// may have others on its network: segment.go (the way to them), dns.go (their names).
 //
 // A guest's frames are hostile: what is looked at here is a copy, parsed with checked lengths, and everything that a
 // guest can make this process keep (connections, flows, frames in a queue) is counted and bounded.
@@ -19,6 +20,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -34,7 +36,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
 
-// The user-mode network's addresses: QEMU's, which people know.
+// The addresses of a user-mode network with one guest: QEMU's, which people know.
 var (
 	Subnet4  = netip.MustParsePrefix("10.0.2.0/24")
 	Gateway4 = netip.MustParseAddr("10.0.2.2")
@@ -71,7 +73,21 @@ const (
 
 // UserConfig is what makes a User.
 type UserConfig struct {
-	// DNS are the servers that the guest's queries to DNS4 and DNS6 go to, in order of preference.
+	// Addresses are those of the network; zero: DefaultAddresses.
+	Addresses Addresses
+	// Internal: nothing outside of the network is reached.
+	Internal bool
+	// Refuse tells which addresses are out of reach besides those that always are. It may be nil.
+	Refuse func(netip.Addr) bool
+	// Segment is a directory, private to this user, in which all members of the network have their sockets; "" for a
+	// guest that is alone.
+	Segment string
+	// MAC is the guest's link address, until it uses another one. It is needed with Segment.
+	MAC [6]byte
+	// Names are those that the name server knows by itself; nil for none.
+	Names Names
+
+	// DNS are the servers that the guest's other queries to the name server go to, in order of preference.
 	DNS []netip.AddrPort
 	// Publish are ports of this host that lead to the guest.
 	Publish []Publish
@@ -110,6 +126,8 @@ type User struct {
 	flows       slots
 	pings       pings
 	resolvers   resolvers
+	segment     *segment // nil for a guest that is alone
+	guestMAC    atomic.Uint64
 
 	mu        sync.Mutex // of what follows
 	ready     func()
@@ -127,6 +145,13 @@ const dialTimeout = 60 * time.Second
 
 // NewUser makes a network. Frames flow when its device is activated; published ports accept at once.
 func NewUser(cfg UserConfig) (*User, error) {
+	if cfg.Addresses == (Addresses{}) {
+		cfg.Addresses = DefaultAddresses()
+	}
+	if err := cfg.Addresses.check(); err != nil {
+		closePublished(cfg.Publish)
+		return nil, err
+	}
 	u := &User{
 		cfg:         cfg,
 		link:        channel.New(maxQueued, MTU+header.EthernetMinimumSize, gatewayMAC),
@@ -139,6 +164,7 @@ func NewUser(cfg UserConfig) (*User, error) {
 		closers:     map[uint64]func(){},
 	}
 	u.pings.init()
+	u.learn(cfg.MAC[:])
 	// The guest leaves checksums to its device, and nothing between it and here can damage a frame.
 	u.link.LinkEPCapabilities = stack.CapabilityRXChecksumOffload
 	u.link.AddNotify(u)
@@ -147,7 +173,12 @@ func NewUser(cfg UserConfig) (*User, error) {
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
-	if err := u.setUp(); err != nil {
+	err := u.setUp()
+	if err == nil && cfg.Segment != "" {
+		err = u.joinSegment(cfg.Segment)
+	}
+	if err != nil {
+		closePublished(cfg.Publish)
 		u.Close()
 		return nil, err
 	}
@@ -156,14 +187,19 @@ func NewUser(cfg UserConfig) (*User, error) {
 	}
 	for i, p := range cfg.Publish {
 		if err := u.publish(p); err != nil {
-			for _, rest := range cfg.Publish[i:] {
-				rest.Socket.Close()
-			}
+			closePublished(cfg.Publish[i:])
 			u.Close()
 			return nil, err
 		}
 	}
 	return u, nil
+}
+
+// closePublished closes sockets that nobody will serve.
+func closePublished(list []Publish) {
+	for _, p := range list {
+		p.Socket.Close()
+	}
 }
 
 func (u *User) setUp() error {
@@ -173,19 +209,25 @@ func (u *User) setUp() error {
 	if err := u.stack.CreateNIC(nic, ethernet.New(u.link)); err != nil {
 		return bad("making its interface", err)
 	}
+	at := &u.cfg.Addresses
 	addresses := []struct {
 		protocol tcpip.NetworkProtocolNumber
 		address  netip.Addr
 		bits     int
 	}{
-		{ipv4.ProtocolNumber, Gateway4, Subnet4.Bits()}, {ipv4.ProtocolNumber, DNS4, Subnet4.Bits()},
-		{ipv6.ProtocolNumber, Gateway6, Subnet6.Bits()}, {ipv6.ProtocolNumber, DNS6, Subnet6.Bits()},
+		{ipv4.ProtocolNumber, at.Gateway4, at.Subnet4.Bits()}, {ipv4.ProtocolNumber, at.DNS4, at.Subnet4.Bits()},
+		{ipv6.ProtocolNumber, at.Gateway6, at.Subnet6.Bits()}, {ipv6.ProtocolNumber, at.DNS6, at.Subnet6.Bits()},
 		{ipv6.ProtocolNumber, router6, 64},
 	}
 	if !u.cfg.Advertise {
 		addresses = addresses[:len(addresses)-1]
 	}
+	given := make(map[netip.Addr]bool)
 	for _, a := range addresses {
+		if given[a.address] || a.protocol == ipv6.ProtocolNumber && !at.has6() {
+			continue
+		}
+		given[a.address] = true
 		address := tcpip.ProtocolAddress{
 			Protocol:          a.protocol,
 			AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(a.address.AsSlice()), PrefixLen: a.bits},

@@ -215,7 +215,7 @@ func TestRouterIsFound(t *testing.T) {
 
 func TestIsGuest6(t *testing.T) {
 	for _, advertise := range []bool{true, false} {
-		u := &User{cfg: UserConfig{Advertise: advertise}}
+		u := &User{cfg: UserConfig{Advertise: advertise, Addresses: DefaultAddresses()}}
 		for addr, want := range map[netip.Addr]bool{
 			Guest6: true, netip.MustParseAddr("fd00:10:0:2:1:2:3:4"): advertise, Gateway6: false, DNS6: false, router6: false,
 			netip.MustParseAddr("fd00:10:0:3::1"): false, netip.MustParseAddr("::"): false,
