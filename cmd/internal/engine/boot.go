@@ -258,7 +258,7 @@ func (b *boot) prepare(ctx context.Context, files *bundle.Files, table *fileTabl
 	}
 	if network != nil {
 		b.later(network.close)
-		config.NICs = append(config.NICs, network.nic)
+		config.NICs = append(config.NICs, network.nics...)
 	}
 	quit, err = b.consoles(&config, table)
 	if err != nil {

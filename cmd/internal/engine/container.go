@@ -38,6 +38,9 @@ func (e *Engine) Create(ctx context.Context, name string, c Config) (_ *Containe
 	if err := e.open(ctx); err != nil {
 		return nil, err
 	}
+	if err := e.store.resolveEndpoints(&c.NetworkConfig); err != nil {
+		return nil, err
+	}
 	image, unhold, err := e.acquire(ctx, c.Image)
 	if err != nil {
 		return nil, err
@@ -49,6 +52,9 @@ func (e *Engine) Create(ctx context.Context, name string, c Config) (_ *Containe
 	}()
 	if p := image.Config; p.OS != "" && p.OS != "linux" || p.Architecture != "" && p.Architecture != "amd64" {
 		return nil, fmt.Errorf("image %q: %w: %s/%s, this host runs linux/amd64", c.Image, ErrPlatformMismatch, p.OS, p.Architecture)
+	}
+	if err := c.publishAll(&image.Config.Config, c.Expose); err != nil {
+		return nil, err
 	}
 	r := &Record{
 		Name:        name,

@@ -55,14 +55,14 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 	}
 	if err == nil {
 		r.network, err = newNetwork(ctx, &r.record.Config.NetworkConfig,
-			networkGuest{hostname: r.record.Hostname(), cpus: config.CPUs, note: r.attach.Note}, table)
+			networkGuest{hostname: r.record.Hostname(), cpus: config.CPUs, note: r.attach.Note, store: &r.engine.store, record: r.record}, table)
 	}
 	if err != nil {
 		table.close()
 		return nil, err
 	}
 	if r.network != nil {
-		config.NICs = append(config.NICs, r.network.nic)
+		config.NICs = append(config.NICs, r.network.nics...)
 	}
 	r.unhold() // the layers are open, and the record says that they are in use
 	r.line.Mark(timeline.Prepared, monotonic())
@@ -188,8 +188,8 @@ func (r *run) startRequest() (*proto.Start, error) {
 		request.Root.Upper = scratchDevice
 	}
 	if r.network != nil {
-		resolv := resolvConfFor(&c.NetworkConfig)
-		request.ResolvConf, request.Interfaces = &resolv, []proto.Interface{r.network.card}
+		resolv := r.network.resolvConf(&c.NetworkConfig)
+		request.ResolvConf, request.Interfaces = &resolv, r.network.cards
 	}
 	request.Hosts, request.Hostname = &hosts, &hostname
 	for target, file := range map[string]**string{

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -41,15 +40,25 @@ func CheckNetwork(name string) error {
 	case "host":
 		return errors.New(`network "host": a container has a kernel of its own and cannot be on the host's network; publish ports with -p`)
 	}
+	if other, ok := strings.CutPrefix(name, "container:"); ok {
+		return fmt.Errorf("network %q: a container has a kernel of its own and cannot be in the network namespace of container %s; put both on a network: hull network create NAME, and --network NAME for each", name, other)
+	}
 	return fmt.Errorf("network %q: want %s, %sNAME or %s", name, NetworkUser, NetworkTap, NetworkNone)
 }
 
 // NetworkConfig is the network that a VM is given.
 type NetworkConfig struct {
-	Network string        `json:"network,omitempty"` // NetworkUser, NetworkTap and a name, or NetworkNone, which "" stands for
-	Ports   []PortBinding `json:"ports,omitempty"`
-	DNS     []netip.Addr  `json:"dns,omitempty"` // instead of the host's
-	MAC     MAC           `json:"mac,omitzero"`  // zero: one at random
+	// Network is NetworkUser, NetworkTap and a name, or NetworkNone, which "" stands for. With Endpoints it is the name of
+	// the first one's.
+	Network string `json:"network,omitempty"`
+	// Endpoints are the container's places on named networks: a network card each.
+	Endpoints []Endpoint    `json:"endpoints,omitempty"`
+	Ports     []PortBinding `json:"ports,omitempty"`
+	// PublishAll publishes every port that the image, or Expose, says that the container listens on.
+	PublishAll bool         `json:"publish_all,omitempty"`
+	Expose     []string     `json:"expose,omitempty"`
+	DNS        []netip.Addr `json:"dns,omitempty"` // instead of the host's
+	MAC        MAC          `json:"mac,omitzero"`  // zero: one at random
 
 	// Of a container on a tap interface: its addresses, with the length of the network's prefix, and who it reaches
 	// the rest of the world by, at most one of each family. Without, it has none.
@@ -65,8 +74,10 @@ func (c *NetworkConfig) fill() error {
 	if c.Network == "" {
 		c.Network = NetworkNone
 	}
-	if err := CheckNetwork(c.Network); err != nil {
-		return err
+	if len(c.Endpoints) == 0 {
+		if err := CheckNetwork(c.Network); err != nil {
+			return err
+		}
 	}
 	_, tap := c.tap()
 	switch {
@@ -92,9 +103,11 @@ func (c *NetworkConfig) fill() error {
 
 // PortBinding is a port of the host that leads to one of the container.
 type PortBinding struct {
-	Host      netip.AddrPort `json:"host"` // port 0: any that is free
-	Container uint16         `json:"container"`
-	Protocol  string         `json:"protocol"` // "tcp" or "udp"
+	Host netip.AddrPort `json:"host"` // port 0: any that is free
+	// HostEnd is the last port of the range that one is to be taken from, which begins with that of Host; 0: no range.
+	HostEnd   uint16 `json:"host_end,omitempty"`
+	Container uint16 `json:"container"`
+	Protocol  string `json:"protocol"` // "tcp" or "udp"
 }
 
 func (p PortBinding) String() string {
@@ -105,7 +118,7 @@ func (p PortBinding) String() string {
 const maxPorts = 4096
 
 // ParsePorts reads what -p takes: [[IP:]HOSTPORT:]PORT[/tcp|/udp], where HOSTPORT and PORT may be ranges of the same
-// length.
+// length. Of a range of HOSTPORT for a single PORT one that is free is taken.
 func ParsePorts(entry string) ([]PortBinding, error) {
 	bad := func(why string) ([]PortBinding, error) {
 		return nil, fmt.Errorf("invalid port %q: %s: want [[IP:]HOSTPORT:]PORT[/tcp|/udp]", entry, why)
@@ -142,7 +155,7 @@ func ParsePorts(entry string) ([]PortBinding, error) {
 		if hostFirst, hostLast, err = portRange(host); err != nil {
 			return bad(err.Error())
 		}
-		if hostLast-hostFirst != last-first {
+		if hostLast-hostFirst != last-first && first != last {
 			return bad("the ranges differ in length")
 		}
 	}
@@ -151,6 +164,9 @@ func ParsePorts(entry string) ([]PortBinding, error) {
 		p := PortBinding{Host: netip.AddrPortFrom(addr, 0), Container: first + uint16(i), Protocol: protocol}
 		if host != "" {
 			p.Host = netip.AddrPortFrom(addr, hostFirst+uint16(i))
+			if first == last && hostFirst != hostLast {
+				p.HostEnd = hostLast
+			}
 		}
 		list = append(list, p)
 	}
@@ -176,51 +192,65 @@ func portRange(s string) (first, last uint16, err error) {
 	return first, last, err
 }
 
-// listen opens the socket of a published port. Who finds it taken hears it in docker's words.
+// listen opens the socket of a published port, or of the first that is free in its range. Who finds it taken hears it in
+// docker's words.
 func (p *PortBinding) listen(ctx context.Context) (*os.File, error) {
-	var config net.ListenConfig
-	var socket interface {
-		io.Closer
-		File() (*os.File, error)
+	f, err := p.listenOne(ctx)
+	for errors.Is(err, unix.EADDRINUSE) && p.Host.Port() < p.HostEnd {
+		p.Host = netip.AddrPortFrom(p.Host.Addr(), p.Host.Port()+1)
+		f, err = p.listenOne(ctx)
 	}
-	var err error
-	if p.Protocol == "udp" {
-		var c net.PacketConn
-		if c, err = config.ListenPacket(ctx, "udp", p.Host.String()); err == nil {
-			socket = c.(*net.UDPConn)
-			p.Host = netip.AddrPortFrom(p.Host.Addr(), c.LocalAddr().(*net.UDPAddr).AddrPort().Port())
-		}
-	} else {
-		var l net.Listener
-		if l, err = config.Listen(ctx, "tcp", p.Host.String()); err == nil {
-			socket = l.(*net.TCPListener)
-			p.Host = netip.AddrPortFrom(p.Host.Addr(), l.Addr().(*net.TCPAddr).AddrPort().Port())
-		}
-	}
+	p.HostEnd = 0
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return nil, fmt.Errorf("publishing port %s: port is already allocated: choose another host port", p)
+		return nil, fmt.Errorf("publishing port %s: Bind for %s failed: port is already allocated: choose another host port", p, p.Host)
 	case errors.Is(err, unix.EACCES):
 		return nil, fmt.Errorf("publishing port %s: ports below 1024 need root: choose another host port", p)
 	case err != nil:
 		return nil, fmt.Errorf("publishing port %s: %w", p, err)
 	}
-	defer socket.Close()
-	return socket.File()
+	return f, nil
+}
+
+func (p *PortBinding) listenOne(ctx context.Context) (*os.File, error) {
+	var config net.ListenConfig
+	if p.Protocol == "udp" {
+		c, err := config.ListenPacket(ctx, "udp", p.Host.String())
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		p.Host = netip.AddrPortFrom(p.Host.Addr(), c.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+		return c.(*net.UDPConn).File()
+	}
+	l, err := config.Listen(ctx, "tcp", p.Host.String())
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	p.Host = netip.AddrPortFrom(p.Host.Addr(), l.Addr().(*net.TCPAddr).AddrPort().Port())
+	return l.(*net.TCPListener).File()
 }
 
 // guestNetwork is the host's end of a VM's network.
 type guestNetwork struct {
-	nic vmm.NIC
-	// card is how the guest's agent is to set up the network card.
-	card proto.Interface
+	nics []vmm.NIC
+	// cards are how the guest's agent is to set up each network card.
+	cards []proto.Interface
 	// ports are those of Config.Ports, with the host's ports that were free.
 	ports []PortBinding
+	// resolvers are who the guest asks for names, unless the user says otherwise; nil for the host's.
+	resolvers []netip.Addr
 
-	// Of a user-mode network.
-	user *usernet.User
-	conn *net.UnixConn
-	done chan error
+	stacks []*userStack
+}
+
+// userStack is one user-mode network.
+type userStack struct {
+	user   *usernet.User
+	conn   *net.UnixConn
+	done   chan error
+	member *membership // nil on a network without a name
 }
 
 // networkGuest is who is given a network.
@@ -231,43 +261,120 @@ type networkGuest struct {
 	bare bool
 	// note is told what the user must know; nil if there is nobody to tell.
 	note func(string)
+	// Of a container, for named networks.
+	store  *store
+	record *Record
 }
 
 // newNetwork makes the network that c asks for, or nil for none. The VM's end goes to table.
-func newNetwork(ctx context.Context, c *NetworkConfig, guest networkGuest, table *fileTable) (n *guestNetwork, err error) {
+func newNetwork(ctx context.Context, c *NetworkConfig, guest networkGuest, table *fileTable) (_ *guestNetwork, err error) {
+	n := &guestNetwork{}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
 	if tap, ok := c.tap(); ok {
-		n, err = newTapNetwork(c, tap, guest.cpus, table)
+		err = n.addTap(c, tap, guest.cpus, table)
+	} else if len(c.Endpoints) > 0 {
+		err = n.addNamed(ctx, c, guest, table)
 	} else if c.Network == NetworkUser {
-		n, err = newUserNetwork(ctx, c, guest, table)
+		n.resolvers = []netip.Addr{usernet.DNS4}
+		mac := orRandom(c.MAC)
+		config := usernet.UserConfig{DNS: hostResolvers(), Advertise: guest.bare, Addresses: usernet.DefaultAddresses()}
+		if guest.store != nil {
+			config.Refuse = guest.store.onNetworks()
+		}
+		err = n.addUser(ctx, config, c.Ports, mac, guest, table, nil)
+	} else {
+		return nil, nil
 	}
-	if n == nil || err != nil {
-		return nil, err
-	}
-	n.nic.MAC = c.MAC
-	if c.MAC == (MAC{}) {
-		n.nic.MAC = randomMAC()
-	}
-	n.card.MAC = MAC(n.nic.MAC).String()
-	return n, nil
-}
-
-// newTapNetwork opens a tap interface. The guest has a queue pair for each CPU.
-func newTapNetwork(c *NetworkConfig, name string, cpus int, table *fileTable) (*guestNetwork, error) {
-	tap, err := network.OpenTap(name, min(cpus, network.MaxQueues))
 	if err != nil {
 		return nil, err
 	}
-	n := &guestNetwork{card: proto.Interface{Addresses: c.Addresses, Gateways: c.Gateways}}
-	n.nic.MTU = tap.MTU
-	for _, f := range tap.Queues {
-		n.nic.Tap = append(n.nic.Tap, table.add(f))
-	}
 	return n, nil
 }
 
-// newUserNetwork makes a user-mode network, which lives in this process.
-func newUserNetwork(ctx context.Context, c *NetworkConfig, guest networkGuest, table *fileTable) (_ *guestNetwork, err error) {
-	config := usernet.UserConfig{DNS: hostResolvers(), Hostname: guest.hostname, Advertise: guest.bare}
+func orRandom(m MAC) MAC {
+	if m == (MAC{}) {
+		return randomMAC()
+	}
+	return m
+}
+
+// add adds a network card.
+func (n *guestNetwork) add(nic vmm.NIC, card proto.Interface, mac MAC) {
+	nic.MAC, card.MAC = mac, mac.String()
+	n.nics, n.cards = append(n.nics, nic), append(n.cards, card)
+}
+
+// addTap opens a tap interface. The guest has a queue pair for each CPU.
+func (n *guestNetwork) addTap(c *NetworkConfig, name string, cpus int, table *fileTable) error {
+	tap, err := network.OpenTap(name, min(cpus, network.MaxQueues))
+	if err != nil {
+		return err
+	}
+	nic := vmm.NIC{MTU: tap.MTU}
+	for _, f := range tap.Queues {
+		nic.Tap = append(nic.Tap, table.add(f))
+	}
+	n.add(nic, proto.Interface{Addresses: c.Addresses, Gateways: c.Gateways}, orRandom(c.MAC))
+	return nil
+}
+
+// addNamed makes the container a member of its networks. The first that has a way out is the one that leads there, and
+// that ports are published on.
+func (n *guestNetwork) addNamed(ctx context.Context, c *NetworkConfig, guest networkGuest, table *fileTable) error {
+	servers := hostResolvers()
+	if len(c.DNS) > 0 {
+		servers = nil
+		for _, addr := range c.DNS {
+			servers = append(servers, netip.AddrPortFrom(addr, 53))
+		}
+	}
+	known := &names{}
+	// Whoever answers for names knows those of all networks, so all must be joined first.
+	for _, ep := range c.Endpoints {
+		who := Member{Container: guest.record.ID, Name: guest.record.Name, Names: namesOf(guest.record, ep.Aliases), MAC: ep.MAC}
+		if who.MAC == (MAC{}) {
+			who.MAC = randomMAC()
+		}
+		m, err := guest.store.join(ctx, ep, who)
+		if err != nil {
+			for _, m := range known.members {
+				m.leave()
+			}
+			return err
+		}
+		known.members = append(known.members, m)
+	}
+	out := slices.IndexFunc(known.members, func(m *membership) bool { return !m.network.Internal })
+	for i, m := range known.members {
+		config := usernet.UserConfig{
+			DNS: servers, Addresses: m.userAddresses(), Internal: m.network.Internal, Names: known,
+			Segment: m.dir, MAC: m.MAC, Refuse: guest.store.onNetworks(),
+		}
+		var ports []PortBinding
+		if i == out {
+			ports = c.Ports
+		}
+		if err := n.addUser(ctx, config, ports, m.MAC, guest, table, m); err != nil {
+			for _, rest := range known.members[i:] {
+				rest.leave()
+			}
+			return err
+		}
+		n.resolvers = append(n.resolvers, config.Addresses.DNS4)
+		if i != out {
+			n.cards[i].Gateways = nil
+		}
+	}
+	return nil
+}
+
+// addUser makes a user-mode network, which lives in this process.
+func (n *guestNetwork) addUser(ctx context.Context, config usernet.UserConfig, publish []PortBinding, mac MAC, guest networkGuest, table *fileTable, m *membership) (err error) {
+	config.Hostname = guest.hostname
 	if guest.note != nil {
 		config.Failed = func(err error) { guest.note(err.Error()) }
 	}
@@ -278,51 +385,63 @@ func newUserNetwork(ctx context.Context, c *NetworkConfig, guest networkGuest, t
 			}
 		}
 	}()
-	ports := slices.Clone(c.Ports)
+	ports := slices.Clone(publish)
 	for i := range ports {
 		p := &ports[i]
 		socket, err := p.listen(ctx)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		config.Publish = append(config.Publish, usernet.Publish{Socket: socket, Port: p.Container})
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("making the network's socket: %w", err)
+		return fmt.Errorf("making the network's socket: %w", err)
 	}
 	theirs := table.add(os.NewFile(uintptr(fds[1]), "network"))
 	ours := os.NewFile(uintptr(fds[0]), "network")
 	conn, err := net.FileConn(ours)
 	ours.Close()
 	if err != nil {
-		return nil, fmt.Errorf("making the network's socket: %w", err)
+		return fmt.Errorf("making the network's socket: %w", err)
 	}
-	n := &guestNetwork{conn: conn.(*net.UnixConn), done: make(chan error, 1), ports: ports}
-	n.nic = vmm.NIC{MTU: usernet.MTU, Socket: &theirs}
-	n.card = proto.Interface{
-		MTU:       usernet.MTU,
-		Addresses: []netip.Prefix{netip.PrefixFrom(usernet.Guest4, usernet.Subnet4.Bits()), netip.PrefixFrom(usernet.Guest6, usernet.Subnet6.Bits())},
-		Gateways:  []netip.Addr{usernet.Gateway4, usernet.Gateway6},
-	}
-	n.user, err = usernet.NewUser(config)
+	s := &userStack{conn: conn.(*net.UnixConn), done: make(chan error, 1), member: m}
+	s.user, err = usernet.NewUser(config)
 	config.Publish = nil // its own now
 	if err != nil {
 		conn.Close()
-		return nil, err
+		return err
 	}
-	go func() { n.done <- n.user.Serve(n.conn) }()
-	return n, nil
+	go func() { s.done <- s.user.Serve(s.conn) }()
+	n.stacks, n.ports = append(n.stacks, s), append(n.ports, ports...)
+	at := &config.Addresses
+	card := proto.Interface{
+		MTU:       usernet.MTU,
+		Addresses: []netip.Prefix{netip.PrefixFrom(at.Guest4, at.Subnet4.Bits())},
+		Gateways:  []netip.Addr{at.Gateway4},
+	}
+	if at.Subnet6.IsValid() {
+		card.Addresses = append(card.Addresses, netip.PrefixFrom(at.Guest6, at.Subnet6.Bits()))
+		card.Gateways = append(card.Gateways, at.Gateway6)
+	}
+	n.add(vmm.NIC{MTU: usernet.MTU, Socket: &theirs}, card, mac)
+	return nil
 }
 
 // close ends all connections of the network. It does nothing on nil.
 func (n *guestNetwork) close() {
-	if n == nil || n.user == nil {
+	if n == nil {
 		return
 	}
-	n.user.Close()
-	n.conn.Close()
-	<-n.done
+	for _, s := range n.stacks {
+		s.user.Close()
+		s.conn.Close()
+		<-s.done
+		if s.member != nil {
+			s.member.leave()
+		}
+	}
+	n.stacks = nil
 }
 
 // published are the ports that lead to the container.
@@ -335,10 +454,10 @@ func (n *guestNetwork) published() []PortBinding {
 
 // address is the container's own: without one that of the loopback that Debian has for it.
 func (n *guestNetwork) address() netip.Addr {
-	if n == nil || len(n.card.Addresses) == 0 {
+	if n == nil || len(n.cards[0].Addresses) == 0 {
 		return netip.AddrFrom4([4]byte{127, 0, 1, 1})
 	}
-	return n.card.Addresses[0].Addr()
+	return n.cards[0].Addresses[0].Addr()
 }
 
 // MAC is a link address.
@@ -375,7 +494,7 @@ func randomMAC() MAC {
 	return m
 }
 
-const resolvConf = "/etc/resolv.conf"
+const resolvConfPath = "/etc/resolv.conf"
 
 // hostResolvers are this host's name servers, in order.
 func hostResolvers() []netip.AddrPort {
@@ -396,7 +515,7 @@ func hostResolvers() []netip.AddrPort {
 
 // resolvConfLines are the words of each line that says something.
 func resolvConfLines() [][]string {
-	text, err := os.ReadFile(resolvConf)
+	text, err := os.ReadFile(resolvConfPath)
 	if err != nil {
 		return nil // none is as good as an empty one
 	}
@@ -410,9 +529,10 @@ func resolvConfLines() [][]string {
 	return lines
 }
 
-// resolvConfFor is a container's /etc/resolv.conf: the gateway of a user-mode network asks this host's name servers, a
-// container on a tap interface does so itself, unless others are named.
-func resolvConfFor(c *NetworkConfig) string {
+// resolvConf is the container's /etc/resolv.conf: the gateway of a user-mode network asks this host's name servers, a
+// container on a tap interface does so itself, unless others are named. On a named network the gateway is who is asked always,
+// since it knows the others there; it is what asks others then.
+func (n *guestNetwork) resolvConf(c *NetworkConfig) string {
 	var b strings.Builder
 	for _, words := range resolvConfLines() {
 		if slices.Contains([]string{"search", "domain", "options"}, words[0]) {
@@ -420,14 +540,15 @@ func resolvConfFor(c *NetworkConfig) string {
 		}
 	}
 	servers := c.DNS
-	if _, tap := c.tap(); len(servers) == 0 && tap {
+	switch {
+	case len(c.Endpoints) > 0 || len(servers) == 0 && n.resolvers != nil:
+		servers = n.resolvers[:1] // each knows what the others do
+	case len(servers) == 0:
 		for _, s := range hostResolvers() {
 			if !s.Addr().IsLoopback() { // which is the host's own
 				servers = append(servers, s.Addr())
 			}
 		}
-	} else if len(servers) == 0 {
-		servers = []netip.Addr{usernet.DNS4}
 	}
 	for _, addr := range servers {
 		fmt.Fprintf(&b, "nameserver %s\n", addr)

@@ -20,6 +20,7 @@ func TestParsePorts(t *testing.T) {
 		"::1:8080:80":             "[[::1]:8080->80/tcp]",
 		"53:53/udp":               "[0.0.0.0:53->53/udp]",
 		"8000-8002:80-82":         "[0.0.0.0:8000->80/tcp 0.0.0.0:8001->81/tcp 0.0.0.0:8002->82/tcp]",
+		"8000-8010:80":            "[0.0.0.0:8000->80/tcp]",
 		"80-81":                   "[0.0.0.0:0->80/tcp 0.0.0.0:0->81/tcp]",
 		"65534-65535:65534-65535": "[0.0.0.0:65534->65534/tcp 0.0.0.0:65535->65535/tcp]",
 	} {
@@ -29,7 +30,7 @@ func TestParsePorts(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{
-		"", ":", "0", "65536", "-1", "80/sctp", "80/", "a", "8080:", "host:80:80", "1.2.3:80:80", "1-2:80", "2-1:2-1", "1-2-3", "0:80", "99999:80", "[::1:80:80]",
+		"", ":", "0", "65536", "-1", "80/sctp", "80/", "a", "8080:", "host:80:80", "1.2.3:80:80", "2-1:2-1", "1-2-3", "0:80", "99999:80", "[::1:80:80]",
 	} {
 		if got, err := ParsePorts(bad); err == nil {
 			t.Errorf("%q was taken as %v", bad, got)
@@ -97,11 +98,12 @@ func TestNetworkConfigOfATap(t *testing.T) {
 // A container on a tap interface asks name servers by itself: not one that only this host reaches.
 func TestResolvConfOnATap(t *testing.T) {
 	c := NetworkConfig{Network: NetworkTap + "tap0"}
-	if text := resolvConfFor(&c); strings.Contains(text, "10.0.2.3") || strings.Contains(text, "nameserver 127.") {
+	n := &guestNetwork{}
+	if text := n.resolvConf(&c); strings.Contains(text, "10.0.2.3") || strings.Contains(text, "nameserver 127.") {
 		t.Errorf("resolv.conf: %q", text)
 	}
 	c.DNS = []netip.Addr{netip.MustParseAddr("192.0.2.53")}
-	if text := resolvConfFor(&c); !strings.Contains(text, "nameserver 192.0.2.53\n") {
+	if text := n.resolvConf(&c); !strings.Contains(text, "nameserver 192.0.2.53\n") {
 		t.Errorf("resolv.conf: %q", text)
 	}
 }
