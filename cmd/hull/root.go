@@ -81,6 +81,7 @@ container. Verbs, flags, output and exit codes are docker's.`,
 	root.AddGroup(
 		&cobra.Group{ID: groupContainers, Title: "Containers:"},
 		&cobra.Group{ID: groupImages, Title: "Images:"},
+		&cobra.Group{ID: groupStorage, Title: "Networks and volumes:"},
 		&cobra.Group{ID: groupHost, Title: "This host:"},
 	)
 	for group, commands := range map[string][]*cobra.Command{
@@ -89,6 +90,7 @@ container. Verbs, flags, output and exit codes are docker's.`,
 			newPS(a), newInspect(a), newLogs(a), newPort(a), newEvents(a),
 			newAttach(a), newRename(a), newUpdate(a), newRemove(a), newSupervise(a),
 		},
+		groupStorage: {newNetwork(a)},
 		groupImages: {
 			newImages(a), newPull(a), newPush(a), newTag(a), newRemoveImage(a), newLoad(a), newSave(a), newImport(a), newHistory(a), newImage(a),
 			newLogin(a), newLogout(a),
@@ -108,6 +110,7 @@ container. Verbs, flags, output and exit codes are docker's.`,
 const (
 	groupContainers = "containers"
 	groupImages     = "images"
+	groupStorage    = "storage"
 	groupHost       = "host"
 )
 

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// What the commands of networks and volumes have in common.
+
+// timeFormat is how docker's inspect writes times.
+const timeFormat = time.RFC3339Nano
+
+// orEmpty is a map that is shown as {} and not as null.
+func orEmpty(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
+}
+
+// joinLabels writes labels as docker's listings do.
+func joinLabels(labels map[string]string) string {
+	var list []string
+	for key, value := range labels {
+		list = append(list, key+"="+value)
+	}
+	slices.Sort(list)
+	return strings.Join(list, ",")
+}
+
+// hasLabel tells whether labels have what a filter asks for: KEY or KEY=value.
+func hasLabel(labels map[string]string, want string) bool {
+	key, value, hasValue := strings.Cut(want, "=")
+	got, ok := labels[key]
+	return ok && (!hasValue || got == value)
+}
+
+// filter makes one test of all --filter flags: of those with the same key one must fit, of label all.
+func filter[T any](filters []string, tests map[string]func(T, string) bool) (func(T) bool, error) {
+	wanted := make(map[string][]string)
+	for _, f := range filters {
+		key, value, ok := strings.Cut(f, "=")
+		if !ok || tests[key] == nil {
+			return nil, fmt.Errorf("invalid filter '%s'", f)
+		}
+		wanted[key] = append(wanted[key], value)
+	}
+	return func(t T) bool {
+		for key, values := range wanted {
+			fits := func(v string) bool { return tests[key](t, v) }
+			if strings.HasPrefix(key, "label") && slices.ContainsFunc(values, func(v string) bool { return !fits(v) }) || !slices.ContainsFunc(values, fits) {
+				return false
+			}
+		}
+		return true
+	}, nil
+}
+
+// pruned is what the filters of prune look at.
+type pruned struct {
+	created time.Time
+	labels  map[string]string
+}
+
+// pruneFilter makes one test of the --filter flags of prune.
+func pruneFilter[T any](filters []string, of func(T) pruned) (func(T) bool, error) {
+	now := time.Now()
+	for _, f := range filters {
+		if until, ok := strings.CutPrefix(f, "until="); ok {
+			if _, err := parseUntil(until, now); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return filter(filters, map[string]func(T, string) bool{
+		"until": func(t T, v string) bool {
+			until, err := parseUntil(v, now)
+			return err == nil && of(t).created.Before(until)
+		},
+		"label":  func(t T, v string) bool { return hasLabel(of(t).labels, v) },
+		"label!": func(t T, v string) bool { return !hasLabel(of(t).labels, v) },
+	})
+}
+
+// parseUntil reads a time: how long ago, or when.
+func parseUntil(s string, now time.Time) (time.Time, error) {
+	if d, err := time.ParseDuration(s); err == nil {
+		return now.Add(-d), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("invalid filter 'until=%s': want a duration such as 24h, or a time such as 2026-01-31T15:04:05", s)
+}
+
+// confirm asks before something is removed, unless force says not to. Only a clear yes counts.
+func (a *app) confirm(force bool, warning string) (bool, error) {
+	if force {
+		return true, nil
+	}
+	fmt.Fprintf(a.stdout, "%s\nAre you sure you want to continue? [y/N] ", warning)
+	line, err := bufio.NewReader(a.stdin).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	answer := strings.ToLower(strings.TrimSpace(line))
+	if answer == "y" || answer == "yes" {
+		return true, nil
+	}
+	fmt.Fprintln(a.stdout)
+	return false, nil
+}
+
+// removed tells what became of a removal; with force it is no failure that there was nothing.
+func removed(a *app, cmd *cobra.Command, ref string, err error, force bool, none error) error {
+	if force && errors.Is(err, none) {
+		a.say("%s: %v", cmd.CommandPath(), err)
+		return nil
+	}
+	if err == nil {
+		fmt.Fprintln(a.stdout, ref)
+	}
+	return err
+}
+
+// inspectEach describes each argument: as one JSON array, or as --format says. What is not there is told and makes the
+// command fail in the end.
+func inspectEach(a *app, cmd *cobra.Command, format string, args []string, describe func(string) (any, error)) error {
+	list := []any{}
+	failed := each(a, cmd, args, func(ref string) error {
+		d, err := describe(ref)
+		if err == nil {
+			list = append(list, d)
+		}
+		return err
+	})
+	if err := writeObjects(a.stdout, format, list); err != nil {
+		return err
+	}
+	return failed
+}
+
+// writeObjects writes descriptions as docker's inspect does. A template sees the fields by their names in JSON or in Go.
+func writeObjects(w io.Writer, format string, list []any) error {
+	switch format {
+	case "":
+		return writeIndented(w, list)
+	case "json":
+		for _, d := range list {
+			if err := json.NewEncoder(w).Encode(d); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	t, err := parseTemplate(format)
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		var line bytes.Buffer
+		if err := t.Execute(&line, d); err != nil {
+			// Fields that Go names differently: docker's falls back to what the JSON says too.
+			var raw any
+			data, jsonErr := json.Marshal(d)
+			if jsonErr == nil {
+				jsonErr = json.Unmarshal(data, &raw)
+			}
+			line.Reset()
+			if jsonErr != nil || template.Must(t.Clone()).Option("missingkey=error").Execute(&line, raw) != nil {
+				return fmt.Errorf("--format: %w", err)
+			}
+		}
+		fmt.Fprintln(w, line.String())
+	}
+	return nil
+}
+
+func writeIndented(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "    ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
