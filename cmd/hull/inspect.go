@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -155,7 +156,7 @@ func inspected(e *engine.Engine, r *engine.Record) object {
 		},
 		"HostConfig":      inspectedHost(r),
 		"Mounts":          inspectedMounts(e, r),
-		"NetworkSettings": inspectedNetwork(r),
+		"NetworkSettings": inspectedNetwork(e, r),
 	}
 }
 
@@ -235,7 +236,7 @@ func inspectedMounts(e *engine.Engine, r *engine.Record) []object {
 	return mounts
 }
 
-func inspectedNetwork(r *engine.Record) object {
+func inspectedNetwork(e *engine.Engine, r *engine.Record) object {
 	ports := object{}
 	if r.State.Alive() {
 		ports = portMap(r.State.Ports)
@@ -245,7 +246,25 @@ func inspectedNetwork(r *engine.Record) object {
 			ports[exposed] = nil
 		}
 	}
-	return object{"Ports": ports}
+	networks := object{}
+	for _, ep := range e.Endpoints(r) {
+		text := func(a netip.Addr) string {
+			if !a.IsValid() {
+				return ""
+			}
+			return a.String()
+		}
+		mac := ""
+		if ep.MAC != (engine.MAC{}) {
+			mac = ep.MAC.String()
+		}
+		networks[ep.Name] = object{
+			"NetworkID": ep.Network, "Aliases": ep.Aliases, "DNSNames": ep.Names, "MacAddress": mac,
+			"IPAddress": text(ep.IPv4), "IPPrefixLen": ep.Bits4, "Gateway": text(ep.Gateway4),
+			"GlobalIPv6Address": text(ep.IPv6), "GlobalIPv6PrefixLen": ep.Bits6, "IPv6Gateway": text(ep.Gateway6),
+		}
+	}
+	return object{"Ports": ports, "Networks": networks}
 }
 
 // portMap is docker's map of a container's ports to those of the host.

@@ -256,7 +256,7 @@ func newNetworkInspect(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return inspectEach(a, cmd, format, args, func(ref string) (any, error) {
+			return inspect(a, cmd, args, format, func(ref string) (any, error) {
 				n, err := e.GetNetwork(cmd.Context(), ref)
 				if err != nil {
 					return nil, err

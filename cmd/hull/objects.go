@@ -2,14 +2,11 @@ package main
 
 import (
 	"bufio"
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
-	"text/template"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,27 +40,6 @@ func hasLabel(labels map[string]string, want string) bool {
 	key, value, hasValue := strings.Cut(want, "=")
 	got, ok := labels[key]
 	return ok && (!hasValue || got == value)
-}
-
-// filter makes one test of all --filter flags: of those with the same key one must fit, of label all.
-func filter[T any](filters []string, tests map[string]func(T, string) bool) (func(T) bool, error) {
-	wanted := make(map[string][]string)
-	for _, f := range filters {
-		key, value, ok := strings.Cut(f, "=")
-		if !ok || tests[key] == nil {
-			return nil, fmt.Errorf("invalid filter '%s'", f)
-		}
-		wanted[key] = append(wanted[key], value)
-	}
-	return func(t T) bool {
-		for key, values := range wanted {
-			fits := func(v string) bool { return tests[key](t, v) }
-			if strings.HasPrefix(key, "label") && slices.ContainsFunc(values, func(v string) bool { return !fits(v) }) || !slices.ContainsFunc(values, fits) {
-				return false
-			}
-		}
-		return true
-	}, nil
 }
 
 // pruned is what the filters of prune look at.
@@ -133,64 +109,4 @@ func removed(a *app, cmd *cobra.Command, ref string, err error, force bool, none
 		fmt.Fprintln(a.stdout, ref)
 	}
 	return err
-}
-
-// inspectEach describes each argument: as one JSON array, or as --format says. What is not there is told and makes the
-// command fail in the end.
-func inspectEach(a *app, cmd *cobra.Command, format string, args []string, describe func(string) (any, error)) error {
-	list := []any{}
-	failed := each(a, cmd, args, func(ref string) error {
-		d, err := describe(ref)
-		if err == nil {
-			list = append(list, d)
-		}
-		return err
-	})
-	if err := writeObjects(a.stdout, format, list); err != nil {
-		return err
-	}
-	return failed
-}
-
-// writeObjects writes descriptions as docker's inspect does. A template sees the fields by their names in JSON or in Go.
-func writeObjects(w io.Writer, format string, list []any) error {
-	switch format {
-	case "":
-		return writeIndented(w, list)
-	case "json":
-		for _, d := range list {
-			if err := json.NewEncoder(w).Encode(d); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	t, err := parseTemplate(format)
-	if err != nil {
-		return err
-	}
-	for _, d := range list {
-		var line bytes.Buffer
-		if err := t.Execute(&line, d); err != nil {
-			// Fields that Go names differently: docker's falls back to what the JSON says too.
-			var raw any
-			data, jsonErr := json.Marshal(d)
-			if jsonErr == nil {
-				jsonErr = json.Unmarshal(data, &raw)
-			}
-			line.Reset()
-			if jsonErr != nil || template.Must(t.Clone()).Option("missingkey=error").Execute(&line, raw) != nil {
-				return fmt.Errorf("--format: %w", err)
-			}
-		}
-		fmt.Fprintln(w, line.String())
-	}
-	return nil
-}
-
-func writeIndented(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "    ")
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
 }
