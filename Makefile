@@ -11,7 +11,7 @@ GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$
 # All that goes into a Go program: a change of any rebuilds them, which go makes cheap.
 SOURCES := go.mod go.sum $(shell find cmd vmm kvm devices virtio guestinit images -type f -not -name '*_test.go' -not -path '*/testdata/*')
 GUEST   := go.mod go.sum $(shell find guestinit images/mkguest images/scratch -type f -not -name '*_test.go')
-PAYLOAD := build/initramfs.cpio build/uroot.ext4 build/uroot.json build/scratch.tmpl build/hull-vmm
+PAYLOAD := build/initramfs.cpio build/uroot.ext4 build/uroot.json build/scratch.tmpl build/volume.tmpl build/hull-vmm
 
 .DELETE_ON_ERROR:
 .PHONY: all deps kernel run test test-unit test-lab test-e2e test-long lint bench-boot bench-io bench-linux chaos fuzz clean
@@ -44,6 +44,10 @@ build/uroot.json: build/uroot.ext4 ;
 build/scratch.tmpl: $(GUEST)
 	.ci/deps build
 	$(GO) run ./images/mkguest -o build scratch
+
+build/volume.tmpl: $(GUEST)
+	.ci/deps build
+	$(GO) run ./images/mkguest -o build volume
 
 build/hull-vmm: $(SOURCES)
 	$(GOBUILD) -o $@ ./cmd/hull-vmm

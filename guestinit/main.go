@@ -80,7 +80,10 @@ func serve(started int64) error {
 		Stages:    map[string]int64{"init": started},
 		Network:   setUpNetwork,
 		Share:     mountShare,
-		SetClock:  setClock, AddEntropy: addEntropy,
+		Volume: func(disk, dir string, readOnly bool) error {
+			return rootfs.MountVolume(disk, "/dev", dir, readOnly)
+		},
+		SetClock: setClock, AddEntropy: addEntropy,
 		Log: say,
 		Prepare: func() string {
 			root := <-ready

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -24,6 +25,12 @@ func (f *runFlags) addMounts(c *engine.Config) error {
 		}
 		c.Mounts = append(c.Mounts, m)
 	}
+	c.VolumesFrom = f.volumesFrom
+	for _, given := range f.volumesFrom {
+		if ref, mode, _ := strings.Cut(given, ":"); ref == "" || !slices.Contains([]string{"", "ro", "rw"}, mode) {
+			return fmt.Errorf("invalid volumes-from %q: want CONTAINER, with :ro for reading only", given)
+		}
+	}
 	for _, given := range f.mounts {
 		if err := addMount(c, given); err != nil {
 			return fmt.Errorf("--mount %q: %w", given, err)
@@ -32,13 +39,15 @@ func (f *runFlags) addMounts(c *engine.Config) error {
 	return nil
 }
 
-// parseVolume reads what docker's -v takes: SOURCE:TARGET[:OPTIONS], where a source without a separator in it is the name
-// of a volume.
+// parseVolume reads what docker's -v takes: [SOURCE:]TARGET[:OPTIONS], where a source without a separator in it is the name
+// of a volume, and without a source the volume has none.
 func parseVolume(given string) (engine.Mount, error) {
 	fields := strings.Split(given, ":")
 	switch {
+	case len(fields) == 1 && filepath.IsAbs(given):
+		return engine.AnonymousMount(given), nil
 	case len(fields) == 1:
-		return engine.Mount{}, errors.New("volumes need a name here: NAME:" + given)
+		return engine.Mount{}, errors.New("the target must be an absolute path")
 	case len(fields) > 3:
 		return engine.Mount{}, errors.New("too many colons")
 	case slices.Contains(fields, ""):
@@ -60,6 +69,9 @@ func parseVolume(given string) (engine.Mount, error) {
 			}
 		}
 	}
+	if m.NoCopy && !m.Volume {
+		return m, errors.New(`option "nocopy": only volumes are filled on first use`)
+	}
 	return m, nil
 }
 
@@ -68,7 +80,9 @@ func mountOption(m *engine.Mount, option string) error {
 	switch option {
 	case "ro", "readonly":
 		m.ReadOnly = true
-	case "rw", "z", "Z", "nocopy", "private", "rprivate", "consistent", "default":
+	case "nocopy":
+		m.NoCopy = true
+	case "rw", "z", "Z", "private", "rprivate", "consistent", "default":
 	case "cached", "delegated":
 		m.Cache = true
 	case "shared", "rshared", "slave", "rslave":
@@ -88,6 +102,7 @@ func addMount(c *engine.Config, given string) error {
 	kind := "volume"
 	var m engine.Mount
 	var tmpfs []string
+	onlyVolume := "" // a key that was given, of volumes only
 	for _, field := range fields {
 		key, value, hasValue := strings.Cut(field, "=")
 		switch key = strings.ToLower(key); key {
@@ -109,6 +124,29 @@ func addMount(c *engine.Config, given string) error {
 				return err
 			}
 		case "volume-nocopy":
+			if m.NoCopy, err = strconv.ParseBool(cmp.Or(value, "true")); err != nil {
+				return fmt.Errorf("invalid value for %s: %s", key, value)
+			}
+			onlyVolume = key
+		case "volume-opt", "volume-label":
+			onlyVolume = key
+			name, option, _ := strings.Cut(value, "=")
+			if name == "" {
+				return fmt.Errorf("invalid value for %s: %q: want %s=NAME=VALUE", key, value, key)
+			}
+			set := &m.Options
+			if key == "volume-label" {
+				set = &m.Labels
+			}
+			if *set == nil {
+				*set = make(map[string]string)
+			}
+			(*set)[name] = option
+		case "volume-driver":
+			onlyVolume = key
+			if value != engine.DriverLocal {
+				return fmt.Errorf("volume driver %q: there is %q", value, engine.DriverLocal)
+			}
 		case "tmpfs-size":
 			size, err := units.RAMInBytes(value)
 			if err != nil {
@@ -128,6 +166,9 @@ func addMount(c *engine.Config, given string) error {
 	if m.Target == "" {
 		return errors.New("target is required")
 	}
+	if onlyVolume != "" && kind != "volume" {
+		return fmt.Errorf("%s with type %q: it is of volumes", onlyVolume, kind)
+	}
 	if kind != "tmpfs" && len(tmpfs) > 0 {
 		return fmt.Errorf("options of a tmpfs with type %q", kind)
 	}
@@ -144,10 +185,9 @@ func addMount(c *engine.Config, given string) error {
 			return fmt.Errorf("bind source path does not exist: %s", m.Source)
 		}
 	case "volume":
-		if m.Source == "" {
-			return errors.New("volumes need a name here: source=NAME")
+		if m.Volume = true; m.Source == "" {
+			m.Source, m.Anonymous = engine.AnonymousMount(m.Target).Source, true
 		}
-		m.Volume = true
 	case "tmpfs":
 		return addTmpfs(c, m, tmpfs)
 	default:

@@ -30,6 +30,7 @@ type runFlags struct {
 	memory, cpus            string
 	readOnly, tmpfsRoot     bool
 	tmpfs, volumes, mounts  []string
+	volumesFrom             []string
 	capAdd, capDrop         []string
 	ulimits, addHosts       []string
 	network                 networkFlags
@@ -101,7 +102,8 @@ func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.StringVar(&f.cpus, "cpus", "1", "`Number` of CPUs; a fraction limits the time on the last one")
 	flags.BoolVar(&f.readOnly, "read-only", false, "Make the container's root filesystem read-only")
 	flags.BoolVar(&f.tmpfsRoot, "tmpfs-root", false, "Keep what the container writes in memory")
-	flags.StringArrayVarP(&f.volumes, "volume", "v", nil, "Mount a directory or file of this host, or a volume: `source:target`[:ro]")
+	flags.StringArrayVarP(&f.volumes, "volume", "v", nil, "Mount a directory or file of this host, or a volume: [`source:]target`[:ro]")
+	flags.StringArrayVar(&f.volumesFrom, "volumes-from", nil, "Mount what another `container` has mounted; :ro behind it for reading only")
 	flags.StringArrayVar(&f.mounts, "mount", nil, "The same in full: `type=bind,source=…,target=…`[,readonly]; type volume or tmpfs")
 	flags.StringArrayVar(&f.tmpfs, "tmpfs", nil, "Mount a tmpfs: `path`[:options]")
 	flags.StringArrayVar(&f.capAdd, "cap-add", nil, "Add a Linux `capability`")

@@ -10,7 +10,7 @@ import (
 )
 
 func newRemove(a *app) *cobra.Command {
-	var force bool
+	var force, volumes bool
 	cmd := &cobra.Command{
 		Use:   "rm [OPTIONS] CONTAINER [CONTAINER...]",
 		Short: "Remove containers",
@@ -25,7 +25,13 @@ func newRemove(a *app) *cobra.Command {
 				return err
 			}
 			return each(a, cmd, args, func(ref string) error {
-				err := e.Remove(cmd.Context(), ref, force)
+				r, err := e.Get(cmd.Context(), ref)
+				if err == nil {
+					err = e.Remove(cmd.Context(), r.ID, force)
+				}
+				if err == nil && volumes {
+					err = e.RemoveAnonymous(cmd.Context(), r)
+				}
 				if force && errors.Is(err, engine.ErrNoContainer) {
 					a.say("%s: %v", cmd.CommandPath(), err) // docker does not count that as a failure
 					return nil
@@ -38,6 +44,7 @@ func newRemove(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Kill the container if it runs")
+	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "Remove the container's anonymous volumes too")
 	return cmd
 }
 

@@ -90,7 +90,7 @@ container. Verbs, flags, output and exit codes are docker's.`,
 			newPS(a), newInspect(a), newLogs(a), newPort(a), newEvents(a),
 			newAttach(a), newRename(a), newUpdate(a), newRemove(a), newSupervise(a),
 		},
-		groupStorage: {newNetwork(a)},
+		groupStorage: {newNetwork(a), newVolume(a)},
 		groupImages: {
 			newImages(a), newPull(a), newPush(a), newTag(a), newRemoveImage(a), newLoad(a), newSave(a), newImport(a), newHistory(a), newImage(a),
 			newLogin(a), newLogout(a),

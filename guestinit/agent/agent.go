@@ -42,6 +42,8 @@ type Options struct {
 	Network func([]proto.Interface) error
 	// Share mounts the file system with a tag on a directory.
 	Share func(tag, dir string, readOnly bool) error
+	// Volume mounts the ext4 on a disk on a directory.
+	Volume func(disk, dir string, readOnly bool) error
 	// Mount mounts a root filesystem.
 	Mount func(cfg proto.RootFS, dir, dev string) (Root, error)
 	// Log takes a line for whoever watches the guest's console.
@@ -82,7 +84,7 @@ type container struct {
 	owner    *control // the connection it was started over
 	process  *process // nil until it is started
 	root     Root     // nil until it is mounted
-	shares   []string // where the host's directories are mounted
+	shares   []string // where the host's directories, and volumes' disks, are mounted
 	volatile bool
 	newPID   bool
 	group    *cgroup.Group // nil without cgroups

@@ -50,7 +50,7 @@ func (a *Agent) serve(conn Conn) {
 	hello := &proto.Hello{
 		Version: proto.Version, MinVersion: proto.MinVersion,
 		Features: []string{
-			proto.FeatureExec, proto.FeatureWait, proto.FeatureNetwork, proto.FeatureDisks, proto.FeatureShares,
+			proto.FeatureExec, proto.FeatureWait, proto.FeatureNetwork, proto.FeatureDisks, proto.FeatureShares, proto.FeatureVolumes,
 		},
 		Kernel: a.opts.Kernel, Stages: a.opts.Stages, Now: boottime(),
 	}

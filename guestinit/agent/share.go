@@ -34,7 +34,13 @@ func (a *Agent) mountShares(c *container, s *proto.Start) error {
 		}
 		a.mu.Lock()
 		c.shares = append(c.shares, dir)
+		root := c.root.Dir()
 		a.mu.Unlock()
+		if share.Copy && share.File == "" && !share.ReadOnly {
+			if err := populate(root, share.Destination, dir); err != nil {
+				return fmt.Errorf("filling the volume at %s: %w", share.Destination, err)
+			}
+		}
 		m.Source = filepath.Join(dir, share.File)
 		if share.ReadOnly {
 			m.Options = append(m.Options, "ro")

@@ -92,6 +92,9 @@ func (a *Agent) prepare(c *container, s *proto.Start, stages map[string]int64) (
 	if err := a.mountShares(c, s); err != nil {
 		return nil, err
 	}
+	if err := a.mountVolumes(c, s); err != nil {
+		return nil, err
+	}
 	files, err := a.writeFiles(s)
 	if err != nil {
 		return nil, err

@@ -122,6 +122,19 @@ type Start struct {
 	// Shares are what the host shares for mounts of type bind in Spec.Mounts, whose
 	// sources are the host's paths; an agent without [FeatureShares] knows nothing of them.
 	Shares []Share `json:"shares,omitempty"`
+	// Volumes are disks that stand for the sources of mounts in the same way; an agent without [FeatureVolumes] knows nothing
+	// of them.
+	Volumes []Volume `json:"volumes,omitempty"`
+}
+
+// Volume is a disk with an ext4 whose directory "data" stands for the source of a bind mount.
+type Volume struct {
+	Disk string `json:"disk"` // its name in the guest's /dev
+	// Destination is that of the mount in Spec.Mounts.
+	Destination string `json:"destination"`
+	ReadOnly    bool   `json:"readOnly,omitempty"`
+	// Copy: see Share.
+	Copy bool `json:"copy,omitempty"`
 }
 
 // Share is a virtio file system that stands for the source of a bind mount.
@@ -132,6 +145,8 @@ type Share struct {
 	// File is the name in the file system's root of the one file to mount; "": all of it.
 	File     string `json:"file,omitempty"`
 	ReadOnly bool   `json:"readOnly,omitempty"`
+	// Copy fills it with what the image has at Destination, if it is empty.
+	Copy bool `json:"copy,omitempty"`
 }
 
 // Interface says how one network card is to be set up.

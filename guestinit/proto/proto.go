@@ -73,4 +73,6 @@ const (
 	FeatureDisks = "disks"
 	// FeatureShares: Start.Shares are mounted.
 	FeatureShares = "shares"
+	// FeatureVolumes: Start.Volumes are mounted.
+	FeatureVolumes = "volumes"
 )

@@ -33,13 +33,14 @@ const (
 	NameUroot       = "uroot.ext4"     // root filesystem of the built-in image
 	NameUrootConfig = "uroot.json"     // its OCI image configuration
 	NameScratch     = "scratch.tmpl"   // template of an empty ext4 (package scratch)
+	NameVolume      = "volume.tmpl"    // the same, that can grow
 )
 
 const nameManifest = "manifest.json"
 
 // Members returns the names of all members but the manifest.
 func Members() []string {
-	return []string{NameKernel, NameInitramfs, NameVMM, NameUroot, NameUrootConfig, NameScratch}
+	return []string{NameKernel, NameInitramfs, NameVMM, NameUroot, NameUrootConfig, NameScratch, NameVolume}
 }
 
 const (

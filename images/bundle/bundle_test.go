@@ -51,7 +51,7 @@ func checkFiles(t *testing.T, f *Files) {
 	t.Helper()
 	for name, path := range map[string]string{
 		NameKernel: f.Kernel, NameInitramfs: f.Initramfs, NameVMM: f.VMM,
-		NameUroot: f.Uroot, NameUrootConfig: f.UrootConfig, NameScratch: f.Scratch,
+		NameUroot: f.Uroot, NameUrootConfig: f.UrootConfig, NameScratch: f.Scratch, NameVolume: f.Volume,
 	} {
 		got, err := os.ReadFile(path)
 		if err != nil {

@@ -23,6 +23,7 @@ type Files struct {
 	Uroot       string
 	UrootConfig string
 	Scratch     string
+	Volume      string
 }
 
 // ErrUnsafeCache is wrapped by Extract's error when others could change what is in the cache.
@@ -63,6 +64,7 @@ func (b *Bundle) extract(cacheDir string) (*Files, error) {
 		Uroot:       filepath.Join(dir, NameUroot),
 		UrootConfig: filepath.Join(dir, NameUrootConfig),
 		Scratch:     filepath.Join(dir, NameScratch),
+		Volume:      filepath.Join(dir, NameVolume),
 	}
 	if err := checkCache(cacheDir); err == nil && b.good(dir) {
 		return files, nil

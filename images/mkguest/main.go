@@ -1,11 +1,12 @@
 // Command mkguest builds what a guest needs besides its kernel:
 //
-//		mkguest [-o build] [initramfs] [uroot] [scratch]
+//		mkguest [-o build] [initramfs] [uroot] [scratch] [volume]
 //
 //	  - initramfs.cpio: guestinit as /init, and a console to speak on;
 //	  - uroot.ext4 and uroot.json: the built-in image, a root filesystem with u-root's commands, as a
 //	    disk and as an OCI image configuration;
-//	  - scratch.tmpl: the template of an empty ext4 (package scratch).
+//	  - scratch.tmpl: the template of an empty ext4 (package scratch);
+//	  - volume.tmpl: that of one which can grow.
 //
 // Without arguments it builds all of them. The same sources and tools give the same bytes.
 // It needs go and mke2fs, and no network beyond what `go build` needs.
@@ -25,7 +26,7 @@ func main() {
 	flag.Parse()
 	targets := flag.Args()
 	if len(targets) == 0 {
-		targets = []string{"initramfs", "uroot", "scratch"}
+		targets = []string{"initramfs", "uroot", "scratch", "volume"}
 	}
 	if err := run(*output, targets, *verbose); err != nil {
 		fmt.Fprintln(os.Stderr, "mkguest:", err)
@@ -54,8 +55,10 @@ func run(output string, targets []string, verbose bool) error {
 			err = b.uroot()
 		case "scratch":
 			err = b.scratch()
+		case "volume":
+			err = b.volume()
 		default:
-			err = fmt.Errorf("no such target; there are initramfs, uroot and scratch")
+			err = fmt.Errorf("no such target; there are initramfs, uroot, scratch and volume")
 		}
 		if err != nil {
 			return fmt.Errorf("building %s: %w", target, err)

@@ -40,13 +40,15 @@ type Config struct {
 	Labels     map[string]string `json:"labels,omitempty"`
 	AutoRemove bool              `json:"auto_remove,omitempty"`
 
-	ReadOnly  bool              `json:"read_only,omitempty"`
-	Tmpfs     map[string]string `json:"tmpfs,omitempty"` // path: mount options
-	Mounts    []Mount           `json:"mounts,omitempty"`
-	TmpfsRoot bool              `json:"tmpfs_root,omitempty"`
-	CapAdd    []string          `json:"cap_add,omitempty"`
-	CapDrop   []string          `json:"cap_drop,omitempty"`
-	Ulimits   []Ulimit          `json:"ulimits,omitempty"`
+	ReadOnly bool              `json:"read_only,omitempty"`
+	Tmpfs    map[string]string `json:"tmpfs,omitempty"` // path: mount options
+	Mounts   []Mount           `json:"mounts,omitempty"`
+	// VolumesFrom are containers whose mounts this one has too, with :ro behind for reading only.
+	VolumesFrom []string `json:"volumes_from,omitempty"`
+	TmpfsRoot   bool     `json:"tmpfs_root,omitempty"`
+	CapAdd      []string `json:"cap_add,omitempty"`
+	CapDrop     []string `json:"cap_drop,omitempty"`
+	Ulimits     []Ulimit `json:"ulimits,omitempty"`
 
 	// Privileged gives the workload all capabilities and hides nothing of /proc, /sys and /dev from it. All of that is
 	// its VM's, and nothing of it the host's.

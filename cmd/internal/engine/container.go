@@ -53,6 +53,9 @@ func (e *Engine) Create(ctx context.Context, name string, c Config) (_ *Containe
 	if p := image.Config; p.OS != "" && p.OS != "linux" || p.Architecture != "" && p.Architecture != "amd64" {
 		return nil, fmt.Errorf("image %q: %w: %s/%s, this host runs linux/amd64", c.Image, ErrPlatformMismatch, p.OS, p.Architecture)
 	}
+	if err := e.resolveVolumes(ctx, &c, &image.Config.Config); err != nil {
+		return nil, err
+	}
 	if err := c.publishAll(&image.Config.Config, c.Expose); err != nil {
 		return nil, err
 	}
@@ -73,9 +76,12 @@ func (e *Engine) Create(ctx context.Context, name string, c Config) (_ *Containe
 	if _, err := buildSpec(r); err != nil { // what is wrong with it is told before anything exists
 		return nil, err
 	}
+	if err := e.createVolumes(ctx, &r.Config); err != nil {
+		return nil, errors.Join(err, e.RemoveAnonymous(ctx, r))
+	}
 	lock, err := e.store.create(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, e.RemoveAnonymous(ctx, r))
 	}
 	e.emit(r, "create", nil)
 	held := e.hold(r, lock)
@@ -162,6 +168,11 @@ func (c *Container) Leave() error {
 func (e *Engine) remove(ctx context.Context, r *Record) error {
 	if err := e.store.remove(ctx, r.ID, r.Name); err != nil {
 		return err
+	}
+	if r.Config.AutoRemove {
+		if err := e.RemoveAnonymous(ctx, r); err != nil {
+			return err
+		}
 	}
 	e.emit(r, "destroy", nil)
 	return nil

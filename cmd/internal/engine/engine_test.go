@@ -81,7 +81,7 @@ func testEngineAt(base string) *Engine {
 		Supervisor: []string{at("hull-cli"), "supervise", base},
 
 		Dirs:  Dirs{Data: at("data"), Run: at("run"), Cache: at("cache")},
-		Files: &bundle.Files{Dir: base, Kernel: at("vmlinux"), Initramfs: at("initramfs"), VMM: at("hull-vmm"), Scratch: at("scratch")},
+		Files: &bundle.Files{Dir: base, Kernel: at("vmlinux"), Initramfs: at("initramfs"), VMM: at("hull-vmm"), Scratch: at("scratch"), Volume: at("scratch")},
 	})
 	e.acquire = (&testImages{layer: at("layer"), config: v1.Config{
 		Env: []string{"PATH=" + os.Getenv("PATH"), "IMAGE=yes"}, Cmd: []string{"echo", "from the image"},

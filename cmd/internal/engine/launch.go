@@ -51,7 +51,10 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 	config, err := r.vmConfig(files, table)
 	r.memory = config.Memory
 	if err == nil {
-		config.Shares, err = r.share(table)
+		config.Shares, err = r.share(&config, table)
+	}
+	if err == nil {
+		err = r.record.Config.Limits.apply(config.Disks)
 	}
 	if err == nil {
 		r.network, err = newNetwork(ctx, &r.record.Config.NetworkConfig,
@@ -129,9 +132,6 @@ func (r *run) vmConfig(files *bundle.Files, table *fileTable) (vmm.Config, error
 		config.Disks = append(config.Disks, disk)
 		r.guestDisks = append(r.guestDisks, diskName(len(config.Disks)-1))
 	}
-	if err := c.Limits.apply(config.Disks); err != nil {
-		return vmm.Config{}, err
-	}
 	return config, config.Validate()
 }
 
@@ -141,6 +141,11 @@ func (r *run) orphans() []string {
 	s, id := &r.engine.store, r.record.ID
 	list := []string{s.runDir(id), s.ownerLink(id)}
 	if r.record.Config.AutoRemove {
+		for _, m := range r.record.Config.Mounts {
+			if m.Volume && m.Anonymous {
+				list = append(list, s.volumeRoot(m.Source))
+			}
+		}
 		list = append([]string{filepath.Join(s.dir(id), recordName), s.dir(id), s.nameLink(r.record.Name)}, list...)
 	}
 	return list
@@ -183,6 +188,7 @@ func (r *run) startRequest() (*proto.Start, error) {
 		Entropy: entropy,
 		Disks:   r.guestDisks,
 		Shares:  r.shares,
+		Volumes: r.volumes,
 	}
 	if !c.TmpfsRoot {
 		request.Root.Upper = scratchDevice

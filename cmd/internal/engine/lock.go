@@ -28,7 +28,7 @@ func openLock(path string, flags int) (*lockFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(f); err != nil {
+	if err := flock(f, unix.LOCK_EX); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -37,7 +37,8 @@ func openLock(path string, flags int) (*lockFile, error) {
 
 func (l *lockFile) Close() error { return l.file.Close() }
 
-func flock(f *os.File) error {
+// flock takes a lock, unix.LOCK_EX or unix.LOCK_SH, on an open file without waiting.
+func flock(f *os.File, how int) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
 		return err
@@ -45,7 +46,7 @@ func flock(f *os.File) error {
 	var errno error
 	err = conn.Control(func(fd uintptr) {
 		for {
-			if errno = unix.Flock(int(fd), unix.LOCK_EX|unix.LOCK_NB); errno != unix.EINTR {
+			if errno = unix.Flock(int(fd), how|unix.LOCK_NB); errno != unix.EINTR {
 				return
 			}
 		}

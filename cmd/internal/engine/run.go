@@ -81,6 +81,7 @@ type run struct {
 
 	vm          *vmProcess
 	network     *guestNetwork     // nil if there is none
+	volumes     []proto.Volume    // what the VM has on disks of their own
 	shares      []proto.Share     // what the VM shares with this host
 	guestDisks  []string          // names of the disks of --disk in the guest
 	exited      bool              // the workload has, and Exit is known
@@ -210,6 +211,10 @@ func (r *run) greet(ctx context.Context) (*proto.Client, error) {
 	}
 	now := monotonic()
 	hello := client.Hello()
+	if len(r.volumes) > 0 && !hello.Has(proto.FeatureVolumes) {
+		client.Close()
+		return nil, errors.New("the guest's agent is too old to mount volumes that are disks")
+	}
 	if len(r.shares) > 0 && !hello.Has(proto.FeatureShares) {
 		client.Close()
 		return nil, errors.New("the guest's agent is too old to mount directories of this host")

@@ -122,7 +122,10 @@ func (s *store) settle(ctx context.Context, id string) error {
 		return s.removeRunDir(id)
 	}
 	if r.Config.AutoRemove {
-		return s.remove(ctx, id, r.Name)
+		if err := s.remove(ctx, id, r.Name); err != nil {
+			return err
+		}
+		return s.removeAnonymous(ctx, r)
 	}
 	r.State.abandon()
 	if err := r.write(s.dir(id)); err != nil {

@@ -29,6 +29,14 @@ type Mount struct {
 	ReadOnly bool   `json:"read_only,omitempty"`
 	// Cache lets the guest believe for a second what it has seen.
 	Cache bool `json:"cache,omitempty"`
+
+	// Of volumes. Anonymous says that it goes with the container that it was made for, NoCopy that it stays empty on first
+	// use, where the image has something at Target.
+	Anonymous bool `json:"anonymous,omitempty"`
+	NoCopy    bool `json:"no_copy,omitempty"`
+	// Options are what the volume is made with if there is none yet.
+	Options map[string]string `json:"options,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
 }
 
 // CheckVolumeName tells whether a volume may have this name: docker has the same rule as for containers.
@@ -49,6 +57,9 @@ func (m *Mount) check() error {
 	case strings.ContainsRune(m.Target, 0), strings.ContainsRune(m.Source, 0):
 		return fmt.Errorf("mount of %q at %q: has a zero byte", m.Source, m.Target)
 	case m.Volume:
+		if _, err := volumeKind(m.Options); err != nil {
+			return fmt.Errorf("mount at %s: %w", m.Target, err)
+		}
 		return CheckVolumeName(m.Source)
 	case !filepath.IsAbs(m.Source):
 		return fmt.Errorf("mount at %s: the source %q must be an absolute path", m.Target, m.Source)
@@ -105,15 +116,14 @@ func (c *Config) mountedAt(target string) bool {
 func (e *Engine) VolumePath(name string) string { return e.store.volumeDir(name) }
 
 func (s *store) volumeDir(name string) string {
-	return filepath.Join(s.dirs.Data, "volumes", name, "_data")
+	return filepath.Join(s.volumes(), name, "_data")
 }
 
-// openMount opens what is to be mounted, and makes it if it is to be.
+// openMount opens the directory or file that is to be mounted, and makes it if it is to be.
 func (s *store) openMount(m *Mount) (*os.File, error) {
 	source, create := m.Source, m.Create
 	if m.Volume {
-		// Nobody else has business among them, whatever the modes of the files in them.
-		if err := makePrivate(filepath.Join(s.dirs.Data, "volumes")); err != nil {
+		if err := makePrivate(s.volumes()); err != nil {
 			return nil, err
 		}
 		source, create = s.volumeDir(m.Source), true
@@ -134,11 +144,26 @@ func (s *store) openMount(m *Mount) (*os.File, error) {
 	return f, nil
 }
 
-// share opens the sources of the container's mounts for its VM.
-func (r *run) share(table *fileTable) (shares []vmm.Share, err error) {
-	r.shares = nil
+// share opens the sources of the container's mounts for its VM: directories and files are shared, and what is on a disk
+// goes to disks.
+func (r *run) share(config *vmm.Config, table *fileTable) (shares []vmm.Share, err error) {
+	r.shares, r.volumes = nil, nil
 	for i := range r.record.Config.Mounts {
 		m := &r.record.Config.Mounts[i]
+		if m.Volume {
+			disk, err := r.openDiskVolume(m, table)
+			if err != nil {
+				return nil, err
+			}
+			if disk != nil && len(config.Disks) >= maxGuestDisks {
+				return nil, fmt.Errorf("volume %s: a VM has at most %d disks", m.Source, maxGuestDisks)
+			}
+			if disk != nil {
+				r.volumes = append(r.volumes, proto.Volume{Disk: diskName(len(config.Disks)), Destination: m.Target, ReadOnly: m.ReadOnly, Copy: !m.NoCopy})
+				config.Disks = append(config.Disks, *disk)
+				continue
+			}
+		}
 		f, err := r.engine.store.openMount(m)
 		if err != nil {
 			return nil, err
@@ -148,7 +173,7 @@ func (r *run) share(table *fileTable) (shares []vmm.Share, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("mount at %s: %w", m.Target, err)
 		}
-		inGuest := proto.Share{Tag: fmt.Sprintf("hull-share-%d", i), Destination: m.Target, ReadOnly: m.ReadOnly}
+		inGuest := proto.Share{Tag: fmt.Sprintf("hull-share-%d", i), Destination: m.Target, ReadOnly: m.ReadOnly, Copy: m.Volume && !m.NoCopy && !m.ReadOnly}
 		switch {
 		case info.Mode().IsRegular():
 			inGuest.File = vmm.ShareFileName
