@@ -122,6 +122,10 @@ func agentMain(dir string) error {
 			}
 			return unix.Mount("", at, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
 		},
+		// A volume is a directory of the test's as well.
+		Volume: func(disk, at string, readOnly bool) error {
+			return unix.Mount(filepath.Join(dir, disk), at, "", unix.MS_BIND, "")
+		},
 		Mount: func(cfg proto.RootFS, base, _ string) (Root, error) {
 			upper := filepath.Join(base, "upper")
 			for _, name := range []string{"upper", "work", "root"} {

@@ -313,7 +313,7 @@ func TestRunOnNetwork(t *testing.T) {
 		network.cards[1].Addresses[0] != netip.MustParsePrefix("10.77.0.9/16") {
 		t.Errorf("%+v", network.cards)
 	}
-	if text := network.resolvConf(&container.record.Config.NetworkConfig); !strings.HasSuffix(text, "nameserver "+inside.IPv4.Gateway.String()+"\n") {
+	if text := network.resolvConf(&container.record.Config.NetworkConfig); !strings.HasSuffix(text, "nameserver "+inside.IPv4.Gateway.String()+"\noptions ndots:0\n") {
 		t.Errorf("resolv.conf: %q", text)
 	}
 	states := e.Endpoints(container.record)

@@ -553,5 +553,8 @@ func (n *guestNetwork) resolvConf(c *NetworkConfig) string {
 	for _, addr := range servers {
 		fmt.Fprintf(&b, "nameserver %s\n", addr)
 	}
+	if len(c.Endpoints) > 0 {
+		b.WriteString("options ndots:0\n") // the name alone first, and not with a domain behind it: it may be a container's
+	}
 	return b.String()
 }
