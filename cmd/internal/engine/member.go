@@ -78,6 +78,10 @@ func (s *store) join(ctx context.Context, want Endpoint, who Member) (_ *members
 	}
 	defer gate.Close()
 	dir := s.meetingDir(n.ID)
+	// usernet's longest name there is that of a connection.
+	if longest := filepath.Join(dir, "255.255.255.255-255.255.255.255"); len(longest) > maxSocketPath {
+		return nil, fmt.Errorf("joining network %s: the runtime directory's path is %d characters too long for sockets; choose a shorter one with $HULL_RUN_DIR", n.Name, len(longest)-maxSocketPath)
+	}
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("joining network %s: %w", n.Name, err)
 	}

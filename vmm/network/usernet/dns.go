@@ -149,8 +149,18 @@ func (c dnsConn) Read(b []byte) (int, error) {
 	}
 }
 
-// answerUDP answers a flow of queries, when there are no servers to ask.
-func (u *User) answerUDP(guest net.Conn) {
+// answerUDP answers a flow of queries. server is to be asked for what is not known here, if it can be.
+func (u *User) answerUDP(guest net.Conn, server netip.AddrPort, ok bool, silent func()) {
+	if ok {
+		host, err := u.dialer.DialContext(u.ctx, "udp", server.String())
+		if err == nil {
+			if !u.exchange(dnsConn{guest, u, true}, host, dnsIdle) {
+				silent()
+			}
+			return
+		}
+		silent()
+	}
 	defer guest.Close()
 	forget, ok := u.onClose(func() { guest.Close() })
 	if !ok {
@@ -187,7 +197,7 @@ func (u *User) answerTCP(r *tcp.ForwarderRequest) {
 		if reply == nil && more {
 			if reply, err = u.askTCP(dst, query); err != nil {
 				silent()
-				return
+				reply = u.answer(query, false)
 			}
 		}
 		if reply == nil || writeMessage(guest, reply) != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -169,6 +170,21 @@ func TestNameServer(t *testing.T) {
 		if internal {
 			if got := answers(t, lookup(t, guest, cfg.Addresses.DNS4, elsewhere, true)); got != "ServerFailure" {
 				t.Errorf("on an internal network, TCP: %q", got)
+			}
+		}
+	}
+}
+
+// A host without a network knows its containers' names all the same.
+func TestNameServerAlone(t *testing.T) {
+	cfg := memberConfig(segmentDir(t), 1, 2)
+	cfg.Names, cfg.DNS = theNames{}, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}
+	u, guest := network(t, cfg)
+	u.dialer.Control = func(string, string, syscall.RawConn) error { return syscall.ENETUNREACH }
+	for _, tcp := range []bool{false, true} {
+		for name, want := range map[string]string{"web1.": "Success 172.30.1.3", "example.org.": "ServerFailure"} {
+			if got := answers(t, lookup(t, guest, cfg.Addresses.DNS4, dnsQuery(t, name, dnsmessage.TypeA), tcp)); got != want {
+				t.Errorf("%s, TCP %v: %q, want %q", name, tcp, got, want)
 			}
 		}
 	}

@@ -39,14 +39,11 @@ func (u *User) acceptUDP(r *udp.ForwarderRequest) {
 		u.flows.give()
 		return
 	}
-	var guest net.Conn = gonet.NewUDPConn(&queue, ep)
-	if named && ok {
-		guest = dnsConn{guest, u, true}
-	}
+	guest := gonet.NewUDPConn(&queue, ep)
 	if !u.run(func() {
 		defer u.flows.give()
-		if named && !ok {
-			u.answerUDP(guest)
+		if named {
+			u.answerUDP(guest, dst, ok, silent)
 		} else {
 			u.forwardUDP(guest, dst, from.Port() == portDNS, silent)
 		}
