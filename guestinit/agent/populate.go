@@ -7,15 +7,29 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
+)
+
+// Names in a volume that is being filled: first all is copied into one directory, then that gets another name, and
+// then what is in it is moved to its place. So whoever finds a volume after an end in between knows how far it was.
+const (
+	filling = ".hull-filling"
+	filled  = ".hull-filled"
 )
 
 // populate fills an empty volume with what the image has where it is to be mounted, as docker does: owners, modes, times and
 // links as they are there. One that has anything is left as it is. Of the image's own links none leads out of root.
 func populate(root, destination, volume string) error {
-	if entries, err := os.ReadDir(volume); err != nil || len(entries) > 0 {
+	entries, err := os.ReadDir(volume)
+	if err != nil {
 		return err
+	}
+	is := func(name string) func(fs.DirEntry) bool { return func(e fs.DirEntry) bool { return e.Name() == name } }
+	whole := slices.ContainsFunc(entries, is(filled))
+	if !whole && len(entries) > 0 && (len(entries) > 1 || !is(filling)(entries[0])) {
+		return nil // somebody's own
 	}
 	dir, err := openIn(root, destination)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
@@ -25,10 +39,53 @@ func populate(root, destination, volume string) error {
 		return err
 	}
 	defer dir.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return err
+	}
+	if !whole {
+		copied := filepath.Join(volume, filling)
+		if err := os.RemoveAll(copied); err != nil {
+			return err
+		}
+		if err := copyTree(dir, copied); err != nil {
+			return err
+		}
+		// Closed or not, things are moved out of it.
+		if err := os.Chmod(copied, 0o700); err != nil {
+			return err
+		}
+		if err := os.Rename(copied, filepath.Join(volume, filled)); err != nil {
+			return err
+		}
+	}
+	if err := moveUp(volume); err != nil {
+		return err
+	}
+	return finishLike(volume, &st)
+}
+
+// moveUp moves what has been copied to its place.
+func moveUp(volume string) error {
+	from := filepath.Join(volume, filled)
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.Rename(filepath.Join(from, e.Name()), filepath.Join(volume, e.Name())); err != nil {
+			return err
+		}
+	}
+	return os.Remove(from)
+}
+
+// copyTree copies a directory, with all that is below it, to a new one.
+func copyTree(dir *os.File, to string) error {
 	// Below it no link is followed.
 	source := fmt.Sprintf("/proc/self/fd/%d/.", dir.Fd())
 	var directories []func() error
-	err = filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -36,7 +93,7 @@ func populate(root, destination, volume string) error {
 		if err != nil {
 			return err
 		}
-		target := filepath.Join(volume, rel)
+		target := filepath.Join(to, rel)
 		var st unix.Stat_t
 		if err := unix.Lstat(path, &st); err != nil {
 			return &fs.PathError{Op: "lstat", Path: rel, Err: err}
@@ -80,10 +137,7 @@ func openIn(root, path string) (*os.File, error) {
 func makeLike(path, target string, st *unix.Stat_t) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		if err := os.Mkdir(target, 0o700); !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		return nil // the volume itself
+		return os.Mkdir(target, 0o700)
 	case unix.S_IFREG:
 		return copyContent(path, target)
 	case unix.S_IFLNK:

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,6 +81,30 @@ func TestPopulate(t *testing.T) {
 		if got, err := os.ReadFile(filepath.Join(volume, "sub/closed/file")); string(got) != "content" {
 			t.Errorf("%s: %q, %v", path, got, err)
 		}
+		t.Cleanup(func() { _ = os.Chmod(filepath.Join(volume, "sub/closed"), 0o700) })
+	}
+	// Whatever an end in between has left is made good.
+	for name, before := range map[string]func(volume string) error{
+		"while copying": func(volume string) error {
+			return errors.Join(os.MkdirAll(filepath.Join(volume, filling, "sub"), 0o755), os.WriteFile(filepath.Join(volume, filling, "program"), []byte("hal"), 0o600))
+		},
+		"while moving": func(volume string) error {
+			err := populate(image, "/etc", volume)
+			return errors.Join(err, os.Mkdir(filepath.Join(volume, filled), 0o700), os.Rename(filepath.Join(volume, "sub"), filepath.Join(volume, filled, "sub")))
+		},
+	} {
+		volume := t.TempDir()
+		if err := before(volume); err != nil {
+			t.Fatal(err)
+		}
+		if err := populate(image, "/etc", volume); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		entries, err := os.ReadDir(volume)
+		if err != nil || len(entries) != 4 {
+			t.Errorf("%s: %v, %v", name, entries, err)
+		}
+		like(t, filepath.Join(image, "etc"), volume)
 		t.Cleanup(func() { _ = os.Chmod(filepath.Join(volume, "sub/closed"), 0o700) })
 	}
 	// Nothing happens to one that has something, nor where the image has nothing.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -300,12 +301,19 @@ func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exi
 }
 
 // startWorkload has the agent start the workload. That takes little, but a disk
-// or an agent that does not answer must not take for ever.
+// or an agent that does not answer must not take for ever. Where a volume is filled it takes as long as that does.
 func (r *run) startWorkload(ctx context.Context, client *proto.Client, request *proto.Start) (*proto.Process, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.record.Config.BootTimeout)
+	patience := r.record.Config.BootTimeout
+	if slices.ContainsFunc(request.Shares, func(s proto.Share) bool { return s.Copy }) || slices.ContainsFunc(request.Volumes, func(v proto.Volume) bool { return v.Copy }) {
+		patience = max(patience, fillPatience)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return client.Start(ctx, request)
 }
+
+// fillPatience is how long it may take to fill volumes with what the image has at their places.
+const fillPatience = 15 * time.Minute
 
 // goneSoon is how long the end of a VM may take to be known after its
 // connections have broken.

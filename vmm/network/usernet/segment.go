@@ -378,7 +378,7 @@ func (s *segment) identify(conn *net.UnixConn) (netip.Addr, error) {
 		return netip.Addr{}, err
 	}
 	remote, ok := conn.RemoteAddr().(*net.UnixAddr)
-	if !ok || filepath.Dir(remote.Name) != s.dir {
+	if !ok || !sameDir(filepath.Dir(remote.Name), s.dir) {
 		return netip.Addr{}, errNoMember
 	}
 	from, to, _ := strings.Cut(filepath.Base(remote.Name), "-")
@@ -387,6 +387,16 @@ func (s *segment) identify(conn *net.UnixConn) (netip.Addr, error) {
 		return netip.Addr{}, errNoMember
 	}
 	return peer, nil
+}
+
+// sameDir tells whether two paths are one directory's: processes may know it by different ones.
+func sameDir(a, b string) bool {
+	if a == b {
+		return true
+	}
+	one, err1 := os.Stat(a)
+	two, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(one, two)
 }
 
 // sameUser makes sure that the other end of a connection is a process of this user, whatever the directory's mode.

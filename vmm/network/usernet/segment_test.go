@@ -384,6 +384,20 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
+// A member that knows the directory by another path is known all the same.
+func TestSegmentByAnotherPath(t *testing.T) {
+	dir := segmentDir(t)
+	link := filepath.Join(segmentDir(t), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	_, a := network(t, memberConfig(dir, 1, 2))
+	_, _ = network(t, memberConfig(link, 1, 3))
+	if err := pingOnce(t, a, addressesOf(1, 2).Guest4, addressesOf(1, 3).Guest4); err != nil {
+		t.Error(err)
+	}
+}
+
 // A flood from another member takes no more memory than a queue, and none of it from those who are elsewhere.
 func TestPeerFlood(t *testing.T) {
 	dir := segmentDir(t)
