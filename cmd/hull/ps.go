@@ -185,7 +185,9 @@ func containerFilter(all []*engine.Record, filters []string) (match func(*engine
 			}
 			return r.State.Health.Status == v
 		},
-		"network": func(r *engine.Record, v string) bool { return r.Config.Network == v },
+		"network": func(r *engine.Record, v string) bool {
+			return r.Config.Network == v || slices.ContainsFunc(r.Config.Endpoints, func(ep engine.Endpoint) bool { return ep.Name == v || ep.Network == v })
+		},
 		"volume": func(r *engine.Record, v string) bool {
 			return slices.ContainsFunc(r.Config.Mounts, func(m engine.Mount) bool { return m.Source == v || m.Target == v })
 		},

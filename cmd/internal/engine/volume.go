@@ -112,8 +112,14 @@ func (c *Config) mountedAt(target string) bool {
 	return slices.ContainsFunc(c.Mounts, func(m Mount) bool { return m.Target == target })
 }
 
-// VolumePath is where the content of a named volume is.
-func (e *Engine) VolumePath(name string) string { return e.store.volumeDir(name) }
+// VolumePath is where the content of a named volume is: a directory, or the file of its disk.
+func (e *Engine) VolumePath(name string) string {
+	disk := filepath.Join(e.store.volumeRoot(name), volumeDiskName)
+	if _, err := os.Lstat(disk); err == nil {
+		return disk
+	}
+	return e.store.volumeDir(name)
+}
 
 func (s *store) volumeDir(name string) string {
 	return filepath.Join(s.volumes(), name, "_data")

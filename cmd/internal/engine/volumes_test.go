@@ -219,7 +219,7 @@ func TestDiskVolumes(t *testing.T) {
 	e := newTestEngine(t)
 	options := map[string]string{"type": "disk", "size": "300m"}
 	createVolume(t, e, Volume{Name: "db", Options: options})
-	if info, err := os.Stat(filepath.Join(e.store.volumeRoot("db"), volumeDiskName)); err != nil || info.Size() != 300<<20 {
+	if info, err := os.Stat(e.VolumePath("db")); err != nil || info.Size() != 300<<20 {
 		t.Errorf("%+v, %v", info, err)
 	}
 	if _, err := e.CreateVolume(t.Context(), Volume{Name: "db", Options: map[string]string{"type": "disk"}}); err == nil || !strings.Contains(err.Error(), "other options") {
