@@ -40,6 +40,7 @@ func MountVolume(name, dev, dir string, readOnly bool) error {
 		return nil
 	}
 	if err := grow(name, dir); err != nil {
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
 		return fmt.Errorf("growing the file system on %s to the size of the disk: %w", device, err)
 	}
 	return nil
