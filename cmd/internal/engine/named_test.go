@@ -290,7 +290,7 @@ func TestOnNetworks(t *testing.T) {
 func TestRunOnNetwork(t *testing.T) {
 	e := newTestEngine(t)
 	n := createNetwork(t, e, Network{Name: "web", IPv4: pool("10.77.0.0/16")})
-	inside := createNetwork(t, e, Network{Name: "inside", Internal: true})
+	createNetwork(t, e, Network{Name: "inside", Internal: true})
 	c := sh("echo hello")
 	c.NetworkConfig = NetworkConfig{Endpoints: []Endpoint{{Name: "inside"}, {Name: "web", IPv4: netip.MustParseAddr("10.77.0.9"), Aliases: []string{"db"}}}}
 	c.Image = "test"
@@ -313,7 +313,7 @@ func TestRunOnNetwork(t *testing.T) {
 		network.cards[1].Addresses[0] != netip.MustParsePrefix("10.77.0.9/16") {
 		t.Errorf("%+v", network.cards)
 	}
-	if text := network.resolvConf(&container.record.Config.NetworkConfig); !strings.HasSuffix(text, "nameserver "+inside.IPv4.Gateway.String()+"\noptions ndots:0\n") {
+	if text := network.resolvConf(&container.record.Config.NetworkConfig); !strings.HasSuffix(text, "nameserver "+n.IPv4.Gateway.String()+"\noptions ndots:0\n") {
 		t.Errorf("resolv.conf: %q", text)
 	}
 	states := e.Endpoints(container.record)

@@ -364,9 +364,12 @@ func (n *guestNetwork) addNamed(ctx context.Context, c *NetworkConfig, guest net
 			}
 			return err
 		}
-		n.resolvers = append(n.resolvers, config.Addresses.DNS4)
 		if i != out {
 			n.cards[i].Gateways = nil
+		}
+		// Each knows what the others do, but an internal network's does not ask others.
+		if i == max(out, 0) {
+			n.resolvers = []netip.Addr{config.Addresses.DNS4}
 		}
 	}
 	return nil
@@ -542,7 +545,7 @@ func (n *guestNetwork) resolvConf(c *NetworkConfig) string {
 	servers := c.DNS
 	switch {
 	case len(c.Endpoints) > 0 || len(servers) == 0 && n.resolvers != nil:
-		servers = n.resolvers[:1] // each knows what the others do
+		servers = n.resolvers
 	case len(servers) == 0:
 		for _, s := range hostResolvers() {
 			if !s.Addr().IsLoopback() { // which is the host's own
