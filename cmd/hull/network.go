@@ -437,8 +437,10 @@ func newNetworkPrune(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if ok, err := a.confirm(force, "WARNING! This will remove all custom networks not used by at least one container."); err != nil || !ok {
-				return err
+			if !force {
+				if yes, err := confirm(a, "WARNING! This will remove all custom networks not used by at least one container."); err != nil || !yes {
+					return err
+				}
 			}
 			e, err := a.engine()
 			if err != nil {

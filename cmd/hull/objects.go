@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -53,50 +51,19 @@ func pruneFilter[T any](filters []string, of func(T) pruned) (func(T) bool, erro
 	now := time.Now()
 	for _, f := range filters {
 		if until, ok := strings.CutPrefix(f, "until="); ok {
-			if _, err := parseUntil(until, now); err != nil {
-				return nil, err
+			if _, err := parseTime(until, now); err != nil {
+				return nil, fmt.Errorf("invalid filter %q: %w", f, err)
 			}
 		}
 	}
 	return filter(filters, map[string]func(T, string) bool{
 		"until": func(t T, v string) bool {
-			until, err := parseUntil(v, now)
+			until, err := parseTime(v, now)
 			return err == nil && of(t).created.Before(until)
 		},
 		"label":  func(t T, v string) bool { return hasLabel(of(t).labels, v) },
 		"label!": func(t T, v string) bool { return !hasLabel(of(t).labels, v) },
 	})
-}
-
-// parseUntil reads a time: how long ago, or when.
-func parseUntil(s string, now time.Time) (time.Time, error) {
-	if d, err := time.ParseDuration(s); err == nil {
-		return now.Add(-d), nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
-		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("invalid filter 'until=%s': want a duration such as 24h, or a time such as 2026-01-31T15:04:05", s)
-}
-
-// confirm asks before something is removed, unless force says not to. Only a clear yes counts.
-func (a *app) confirm(force bool, warning string) (bool, error) {
-	if force {
-		return true, nil
-	}
-	fmt.Fprintf(a.stdout, "%s\nAre you sure you want to continue? [y/N] ", warning)
-	line, err := bufio.NewReader(a.stdin).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, err
-	}
-	answer := strings.ToLower(strings.TrimSpace(line))
-	if answer == "y" || answer == "yes" {
-		return true, nil
-	}
-	fmt.Fprintln(a.stdout)
-	return false, nil
 }
 
 // removed tells what became of a removal; with force it is no failure that there was nothing.

@@ -221,8 +221,10 @@ func newVolumePrune(a *app) *cobra.Command {
 			if all {
 				warning = "WARNING! This will remove all local volumes not used by at least one container."
 			}
-			if ok, err := a.confirm(force, warning); err != nil || !ok {
-				return err
+			if !force {
+				if yes, err := confirm(a, warning); err != nil || !yes {
+					return err
+				}
 			}
 			e, err := a.engine()
 			if err != nil {
