@@ -53,6 +53,9 @@ type Options struct {
 // Root is a mounted root filesystem.
 type Root interface {
 	Dir() string
+	Upper() string         // the directory in which overlayfs keeps what the container writes
+	Layers() []string      // the image's layers, the lowest first
+	Base() (string, error) // all layers of the image over each other
 	Sync() error
 	Unmount() error
 }
@@ -85,6 +88,7 @@ type container struct {
 	process  *process // nil until it is started
 	root     Root     // nil until it is mounted
 	shares   []string // where the host's directories, and volumes' disks, are mounted
+	view     *view    // of a container that is only looked into; else nil
 	volatile bool
 	newPID   bool
 	group    *cgroup.Group // nil without cgroups
@@ -196,8 +200,9 @@ func (a *Agent) end() {
 func (a *Agent) clear(c *container) {
 	c.cleared.Do(func() {
 		a.mu.Lock()
-		group, root, volatile, shares := c.group, c.root, c.volatile, c.shares
+		group, root, volatile, shares, view := c.group, c.root, c.volatile, c.shares, c.view
 		a.mu.Unlock()
+		view.close()
 		if group != nil {
 			if err := group.Kill(killTimeout); err != nil {
 				a.opts.Log(fmt.Sprintf("ending the container: %v", err))

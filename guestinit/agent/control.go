@@ -51,6 +51,7 @@ func (a *Agent) serve(conn Conn) {
 		Version: proto.Version, MinVersion: proto.MinVersion,
 		Features: []string{
 			proto.FeatureExec, proto.FeatureWait, proto.FeatureNetwork, proto.FeatureDisks, proto.FeatureShares, proto.FeatureVolumes,
+			proto.FeatureFiles, proto.FeatureProcesses,
 		},
 		Kernel: a.opts.Kernel, Stages: a.opts.Stages, Now: boottime(),
 	}
@@ -100,9 +101,50 @@ func (a *Agent) handle(c *control, m proto.Message) {
 	case m.Type == proto.TypeShutdown:
 		ok(nil)
 		a.finish()
+	case m.Type == proto.TypeMount && m.Mount != nil:
+		container, err := a.reserve(c)
+		if err != nil {
+			c.fail(m.ID, err)
+			return
+		}
+		go func() { ok(a.mount(container, m.Mount)) }()
+	case m.Type == proto.TypeStat && m.Stat != nil:
+		go answer(c, m.ID, func(out *proto.Message) (err error) {
+			out.Type = proto.TypeFile
+			out.File, err = a.stat(m.Stat)
+			return err
+		})
+	case m.Type == proto.TypePack && m.Pack != nil:
+		go func() { ok(a.pack(m.Pack)) }()
+	case m.Type == proto.TypeUnpack && m.Unpack != nil:
+		go func() { ok(a.unpack(m.Unpack)) }()
+	case m.Type == proto.TypeChanges && m.Changes != nil:
+		go func() { ok(a.changes(m.Changes)) }()
+	case m.Type == proto.TypeProcesses:
+		go answer(c, m.ID, func(out *proto.Message) (err error) {
+			out.Type = proto.TypeProcesses
+			out.Processes, err = a.processes()
+			return err
+		})
+	case m.Type == proto.TypeUsage:
+		go answer(c, m.ID, func(out *proto.Message) (err error) {
+			out.Type = proto.TypeUsage
+			out.Usage, err = a.usage()
+			return err
+		})
 	default:
 		c.fail(m.ID, &proto.Error{Code: proto.CodeUnsupported, Message: fmt.Sprintf("request %q: unknown, or without its body", m.Type)})
 	}
+}
+
+// answer answers a request with what do puts into a message.
+func answer(c *control, id uint64, do func(*proto.Message) error) {
+	m := proto.Message{ID: id}
+	if err := do(&m); err != nil {
+		c.fail(id, err)
+		return
+	}
+	c.send(m)
 }
 
 // reserve makes the one container that there can be.

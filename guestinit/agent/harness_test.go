@@ -76,11 +76,24 @@ func (t unixTransport) Dial(port uint32) (Conn, error) {
 }
 
 // testRoot is an overlay over the machine's root directory.
-type testRoot struct{ dir string }
+type testRoot struct {
+	dir, upper string
+	layers     []string
+}
 
-func (r testRoot) Dir() string    { return r.dir }
-func (r testRoot) Sync() error    { return nil }
-func (r testRoot) Unmount() error { return unix.Unmount(r.dir, unix.MNT_DETACH) }
+func (r testRoot) Dir() string      { return r.dir }
+func (r testRoot) Upper() string    { return r.upper }
+func (r testRoot) Layers() []string { return r.layers }
+func (r testRoot) Sync() error      { return nil }
+func (r testRoot) Unmount() error   { return unix.Unmount(r.dir, unix.MNT_DETACH) }
+
+func (r testRoot) Base() (string, error) {
+	base := r.dir + "-base"
+	if err := os.Mkdir(base, 0o755); err != nil {
+		return base, nil // it is there from the last time
+	}
+	return base, unix.Mount("overlay", base, "overlay", unix.MS_RDONLY, "lowerdir="+r.layers[1]+":"+r.layers[0])
+}
 
 func agentMain(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
@@ -137,7 +150,7 @@ func agentMain(dir string) error {
 			if err := unix.Mount("overlay", root, "overlay", 0, "lowerdir="+layer+":/,upperdir="+upper+",workdir="+base+"/work"); err != nil {
 				return nil, err
 			}
-			return testRoot{root}, nil
+			return testRoot{root, upper, []string{"/", layer}}, nil
 		},
 		Log: func(line string) { fmt.Fprintln(os.Stderr, "agent:", line) },
 	}).Run()

@@ -15,38 +15,51 @@ import (
 // mountShares mounts what the host shares in directories of the agent's own, and makes them the sources of the bind
 // mounts that they are for.
 func (a *Agent) mountShares(c *container, s *proto.Start) error {
-	for i, share := range s.Shares {
+	for i := range s.Shares {
+		share := &s.Shares[i]
 		m := bindAt(s.Spec, share.Destination)
-		switch {
-		case m == nil:
+		if m == nil {
 			return &proto.Error{Code: proto.CodeInvalid, Message: fmt.Sprintf("share %s: no bind mount has the destination %s", share.Tag, share.Destination)}
-		case share.File != "" && (share.File == ".." || share.File == "." || filepath.Base(share.File) != share.File):
-			return &proto.Error{Code: proto.CodeInvalid, Message: fmt.Sprintf("share %s: %q is not the name of a file", share.Tag, share.File)}
-		case a.opts.Share == nil:
-			return &proto.Error{Code: proto.CodeUnsupported, Message: "this agent mounts no shares"}
 		}
-		dir := filepath.Join(a.opts.Dir, "share", strconv.Itoa(i))
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		source, err := a.mountShare(c, i, share)
+		if err != nil {
 			return err
 		}
-		if err := a.opts.Share(share.Tag, dir, share.ReadOnly); err != nil {
-			return fmt.Errorf("mounting what is shared for %s: %w", share.Destination, err)
-		}
-		a.mu.Lock()
-		c.shares = append(c.shares, dir)
-		root := c.root.Dir()
-		a.mu.Unlock()
 		if share.Copy && share.File == "" && !share.ReadOnly {
-			if err := populate(root, share.Destination, dir); err != nil {
+			a.mu.Lock()
+			root := c.root.Dir()
+			a.mu.Unlock()
+			if err := populate(root, share.Destination, source); err != nil {
 				return fmt.Errorf("filling the volume at %s: %w", share.Destination, err)
 			}
 		}
-		m.Source = filepath.Join(dir, share.File)
+		m.Source = source
 		if share.ReadOnly {
 			m.Options = append(m.Options, "ro")
 		}
 	}
 	return nil
+}
+
+// mountShare mounts share number i and returns the path of what is shared.
+func (a *Agent) mountShare(c *container, i int, share *proto.Share) (source string, err error) {
+	switch {
+	case share.File != "" && (share.File == ".." || share.File == "." || filepath.Base(share.File) != share.File):
+		return "", &proto.Error{Code: proto.CodeInvalid, Message: fmt.Sprintf("share %s: %q is not the name of a file", share.Tag, share.File)}
+	case a.opts.Share == nil:
+		return "", &proto.Error{Code: proto.CodeUnsupported, Message: "this agent mounts no shares"}
+	}
+	dir := filepath.Join(a.opts.Dir, "share", strconv.Itoa(i))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if err := a.opts.Share(share.Tag, dir, share.ReadOnly); err != nil {
+		return "", fmt.Errorf("mounting what is shared for %s: %w", share.Destination, err)
+	}
+	a.mu.Lock()
+	c.shares = append(c.shares, dir)
+	a.mu.Unlock()
+	return filepath.Join(dir, share.File), nil
 }
 
 // bindAt returns the bind mount with a destination.

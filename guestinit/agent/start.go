@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -217,7 +218,10 @@ func connect(p *process, stdio *stdio, conns map[string]Conn) {
 	if conn := conns[proto.StreamTerminal]; conn != nil {
 		go copyIn(p.terminal, conn, true)
 		go func() {
-			copyOut(conn, p.terminal)
+			_, _ = io.CopyBuffer(onlyWriter{conn}, onlyReader{p.terminal}, make([]byte, copyBuffer))
+			// Whoever goes away from a terminal does not hang it up.
+			drain(p.terminal)
+			_ = conn.CloseWrite()
 			linger(conn)
 		}()
 	} else if p.terminal != nil {

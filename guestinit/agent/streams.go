@@ -19,8 +19,8 @@ const (
 	headerTimeout = 10 * time.Second
 	// unclaimedTimeout is how long a stream waits for the request that names it.
 	unclaimedTimeout = 30 * time.Second
-	// maxUnclaimed is how many streams may wait at once.
-	maxUnclaimed = 64
+	// maxUnclaimed is how many streams may wait at once: three for each of a few hundred execs at the same time.
+	maxUnclaimed = 1024
 	// copyBuffer is the size of the buffer of one direction of a stream, in bytes.
 	copyBuffer = 64 << 10
 )

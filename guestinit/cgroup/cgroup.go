@@ -204,26 +204,11 @@ func field(raw []byte, key string) int {
 // Signal sends a signal to all processes of the cgroup and of those below it.
 func (g *Group) Signal(signal unix.Signal) error {
 	var result error
-	walk := func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return nil // gone meanwhile
+	for _, pid := range g.Processes() {
+		if err := unix.Kill(pid, signal); err != nil && !errors.Is(err, unix.ESRCH) {
+			result = err
 		}
-		raw, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		if err != nil {
-			return nil
-		}
-		for _, s := range strings.Fields(string(raw)) {
-			pid, err := strconv.Atoi(s)
-			if err != nil || pid <= 0 {
-				continue // 0: a process of a PID namespace we cannot see
-			}
-			if err := unix.Kill(pid, signal); err != nil && !errors.Is(err, unix.ESRCH) {
-				result = err
-			}
-		}
-		return nil
 	}
-	_ = filepath.WalkDir(g.path, walk)
 	return result
 }
 
@@ -256,9 +241,12 @@ func (g *Group) populated() bool {
 	return err == nil && field(raw, "populated") != 0
 }
 
-// waitEmpty waits until no process is left, or for the given time. The kernel
-// marks cgroup.events as changed for poll(2).
-func (g *Group) waitEmpty(limit time.Duration) bool {
+// waitEmpty waits until no process is left, or for the given time.
+func (g *Group) waitEmpty(limit time.Duration) bool { return g.waitEvent("populated", 0, limit) }
+
+// waitEvent waits until a line of cgroup.events has a value, or for the given time. The kernel
+// marks the file as changed for poll(2). A cgroup that is gone is empty.
+func (g *Group) waitEvent(key string, want int, limit time.Duration) bool {
 	f, err := os.Open(filepath.Join(g.path, "cgroup.events"))
 	if err != nil {
 		return true
@@ -271,7 +259,7 @@ func (g *Group) waitEmpty(limit time.Duration) bool {
 		if n == 0 && err != nil {
 			return true
 		}
-		if field(buf[:n], "populated") == 0 {
+		if field(buf[:n], key) == want {
 			return true
 		}
 		left := time.Until(deadline)
@@ -281,6 +269,27 @@ func (g *Group) waitEmpty(limit time.Duration) bool {
 		fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}}
 		_, _ = unix.Poll(fds, int(left.Milliseconds())+1)
 	}
+}
+
+// Freeze stops all processes of the cgroup and of those below it, and returns when none runs any more. When one still does after
+// the timeout they go on, and it fails.
+func (g *Group) Freeze(timeout time.Duration) error {
+	if err := os.WriteFile(filepath.Join(g.path, "cgroup.freeze"), []byte("1"), 0); err != nil {
+		return fmt.Errorf("pausing the container: %w", err)
+	}
+	if g.waitEvent("frozen", 1, timeout) {
+		return nil
+	}
+	err := fmt.Errorf("pausing the container: some of its processes still run after %v", timeout)
+	return errors.Join(err, g.Thaw())
+}
+
+// Thaw lets frozen processes go on.
+func (g *Group) Thaw() error {
+	if err := os.WriteFile(filepath.Join(g.path, "cgroup.freeze"), []byte("0"), 0); err != nil {
+		return fmt.Errorf("resuming the container: %w", err)
+	}
+	return nil
 }
 
 // Remove removes the cgroup and those below it. No process may be left.

@@ -31,7 +31,7 @@ const (
 )
 
 // Message is one frame on a control connection. The field that belongs to the
-// Type is set, the others are nil; ok, bye and shutdown have none.
+// Type is set, the others are nil; ok, bye, shutdown and the requests of processes.go have none.
 type Message struct {
 	Type Type   `json:"type"`
 	ID   uint64 `json:"id,omitempty"` // of the request; 0 in an event
@@ -46,6 +46,18 @@ type Message struct {
 	Signal *Signal `json:"signal,omitempty"`
 	Resize *Resize `json:"resize,omitempty"`
 	Wait   *Wait   `json:"wait,omitempty"`
+
+	// files.go
+	Mount   *Mount   `json:"mount,omitempty"`
+	Stat    *Stat    `json:"stat,omitempty"`
+	Pack    *Pack    `json:"pack,omitempty"`
+	Unpack  *Unpack  `json:"unpack,omitempty"`
+	Changes *Changes `json:"changes,omitempty"`
+	File    *File    `json:"file,omitempty"`
+
+	// processes.go
+	Processes *Processes `json:"processes,omitempty"`
+	Usage     *Usage     `json:"usage,omitempty"`
 }
 
 // Hello introduces the agent.

@@ -19,7 +19,7 @@
 // # Requests and answers
 //
 // The host sends requests, each with an ID of its own choosing above zero; the agent
-// answers each with the same ID: "ok", "started", "exited" or "error". A start
+// answers each with the same ID: "ok", "started", "exited", "error", or what was asked for. A start
 // and an exec are answered twice, first with "started" and then, when the process
 // has ended, with "exited". Messages with ID 0 are events: the hello, and the bye
 // before the guest powers off.

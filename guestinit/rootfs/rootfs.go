@@ -13,8 +13,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -33,6 +35,17 @@ const deviceTimeout = 5 * time.Second
 type Root struct {
 	path   string
 	mounts []string // in the order of mounting, path last
+	layers []string // where the layers are mounted, the lowest first
+	upper  string   // where the container's writes go
+	base   baseMount
+}
+
+// baseMount is where all layers are mounted over each other without the container's writes, once somebody has asked.
+type baseMount struct {
+	mu      sync.Mutex
+	dir     string
+	mounted bool
+	closed  bool // unmounted for good
 }
 
 // Mount mounts a root filesystem with everything it takes below dir, which must exist.
@@ -41,7 +54,7 @@ func Mount(cfg proto.RootFS, dir, dev string) (_ *Root, err error) {
 	if cfg.Layers < 0 || cfg.Layers > MaxLayers {
 		return nil, &proto.Error{Code: proto.CodeInvalid, Message: fmt.Sprintf("%d layers: at most %d are possible", cfg.Layers, MaxLayers)}
 	}
-	r := &Root{path: filepath.Join(dir, "root")}
+	r := &Root{path: filepath.Join(dir, "root"), base: baseMount{dir: filepath.Join(dir, "base")}}
 	defer func() {
 		if err != nil {
 			_ = r.Unmount()
@@ -55,7 +68,9 @@ func Mount(cfg proto.RootFS, dir, dev string) (_ *Root, err error) {
 	if err != nil {
 		return nil, err
 	}
-	options := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + upper + "/upper,workdir=" + upper + "/work"
+	r.layers, r.upper = slices.Clone(lower), upper+"/upper"
+	slices.Reverse(r.layers)
+	options := lowerdir(lower) + ",upperdir=" + r.upper + ",workdir=" + upper + "/work"
 	if cfg.Volatile {
 		// Nothing is synced, not even when asked to: all of it goes with the VM.
 		options += ",volatile"
@@ -65,6 +80,9 @@ func Mount(cfg proto.RootFS, dir, dev string) (_ *Root, err error) {
 	}
 	return r, nil
 }
+
+// lowerdir is overlayfs' option for layers, the topmost first.
+func lowerdir(layers []string) string { return "lowerdir=" + strings.Join(layers, ":") }
 
 // mountLayers mounts the layers and returns where, the topmost first.
 func (r *Root) mountLayers(cfg proto.RootFS, dir, dev string) ([]string, error) {
@@ -150,7 +168,7 @@ func (r *Root) mount(source, target, kind string, flags uintptr, options string)
 // Unmount unmounts all of it, the last first. What is still in use is detached,
 // so that it is unmounted as soon as it is not.
 func (r *Root) Unmount() error {
-	var result error
+	result := r.base.unmount()
 	for len(r.mounts) > 0 {
 		target := r.mounts[len(r.mounts)-1]
 		r.mounts = r.mounts[:len(r.mounts)-1]
@@ -241,3 +259,49 @@ func canDiscard(name string) bool {
 
 // Dir is the directory where the root filesystem is mounted.
 func (r *Root) Dir() string { return r.path }
+
+// Upper is the directory that takes what the container writes, in overlayfs' format.
+func (r *Root) Upper() string { return r.upper }
+
+// Layers are the directories of the image's layers, the lowest first.
+func (r *Root) Layers() []string { return r.layers }
+
+// Base is a directory with the image as it was before the container wrote to it.
+func (r *Root) Base() (string, error) {
+	if len(r.layers) == 1 {
+		return r.layers[0], nil
+	}
+	b := &r.base
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.closed:
+		return "", errors.New("the root filesystem is unmounted")
+	case b.mounted:
+		return b.dir, nil
+	}
+	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+		return "", err
+	}
+	top := slices.Clone(r.layers)
+	slices.Reverse(top)
+	if err := unix.Mount("overlay", b.dir, "overlay", unix.MS_RDONLY, lowerdir(top)); err != nil {
+		return "", fmt.Errorf("stacking the %d layers of the image: %w", len(top), err)
+	}
+	b.mounted = true
+	return b.dir, nil
+}
+
+func (b *baseMount) unmount() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	if !b.mounted {
+		return nil
+	}
+	b.mounted = false
+	if err := unix.Unmount(b.dir, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmounting %s: %w", b.dir, err)
+	}
+	return nil
+}
