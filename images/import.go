@@ -43,16 +43,9 @@ func (s *Store) importImage(ctx context.Context, r io.Reader, opts ImportOptions
 	if err != nil {
 		return nil, err
 	}
-	var names []Reference
-	if opts.Reference != "" {
-		ref, err := ParseReference(opts.Reference)
-		if err == nil && ref.Digest != "" {
-			err = fmt.Errorf("image name %q: a digest cannot be given: %w", opts.Reference, ErrReference)
-		}
-		if err != nil {
-			return nil, err
-		}
-		names = append(names, ref)
+	names, err := newNames(opts.Reference)
+	if err != nil {
+		return nil, err
 	}
 	var config v1.Config
 	for _, change := range opts.Changes {
@@ -94,26 +87,11 @@ func (s *Store) importImage(ctx context.Context, r io.Reader, opts ImportOptions
 	if err != nil {
 		return nil, err
 	}
-	done := newImage{references: names, made: true}
-	done.layers, err = o.build(ctx, []layerInput{{
+	return o.finish(ctx, raw, []layerInput{{
 		diffID: layer.diffID,
 		report: report,
 		fetch:  func(context.Context) (*archivedLayer, error) { return layer, nil },
-	}})
-	if err != nil {
-		return nil, err
-	}
-	if done.id, done.manifest, err = o.addManifest(raw, done.layers); err != nil {
-		return nil, err
-	}
-	if err := o.commit(ctx, []newImage{done}); err != nil {
-		return nil, err
-	}
-	all, err := o.images([]newImage{done})
-	if err != nil {
-		return nil, err
-	}
-	return all[0], nil
+	}}, names)
 }
 
 // importLayer stages the archive.
