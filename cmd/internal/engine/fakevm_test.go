@@ -237,7 +237,7 @@ func (f *fake) accept(conn net.Conn) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.streams[head.Stream] = conn
+	f.streams[head.Process+"/"+head.Stream] = conn
 	f.came.Broadcast()
 }
 
@@ -245,7 +245,7 @@ func (f *fake) agent(conn net.Conn) {
 	defer conn.Close()
 	boot := clock(unix.CLOCK_BOOTTIME)
 	proto.WriteFrame(conn, proto.Message{Type: proto.TypeHello, Hello: &proto.Hello{
-		Version: proto.Version, MinVersion: proto.MinVersion, Kernel: "6.12.0-fake",
+		Version: proto.Version, MinVersion: proto.MinVersion, Kernel: "6.12.0-fake", Features: f.features(),
 		Stages: map[string]int64{"init": boot - 2e6, "agent": boot - 1e6}, Now: boot,
 	}})
 	var mu sync.Mutex
@@ -276,6 +276,8 @@ func (f *fake) agent(conn net.Conn) {
 			pty.Setsize(f.tty, &pty.Winsize{Rows: m.Resize.Rows, Cols: m.Resize.Cols})
 			f.mu.Unlock()
 			answer(ok)
+		default:
+			go f.inside(m, answer)
 		}
 	}
 }
@@ -293,10 +295,11 @@ func (f *fake) start(m proto.Message, answer func(proto.Message)) {
 	}
 	f.mu.Lock()
 	for _, name := range m.Start.Streams {
-		for f.streams[name] == nil {
+		for f.streams[m.Start.Process+"/"+name] == nil {
 			f.came.Wait()
 		}
 	}
+	stream := func(name string) net.Conn { return f.streams[m.Start.Process+"/"+name] }
 	cmd := exec.Command(spec.Args[0], spec.Args[1:]...)
 	cmd.Env = spec.Env
 	var copies sync.WaitGroup
@@ -311,7 +314,7 @@ func (f *fake) start(m proto.Message, answer func(proto.Message)) {
 		if size := spec.ConsoleSize; size != nil {
 			pty.Setsize(tty, &pty.Winsize{Rows: uint16(size.Height), Cols: uint16(size.Width)})
 		}
-		conn := f.streams[proto.StreamTerminal]
+		conn := stream(proto.StreamTerminal)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = child, child, child
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 		f.tty = tty
@@ -323,7 +326,7 @@ func (f *fake) start(m proto.Message, answer func(proto.Message)) {
 		})
 	} else {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		if conn := f.streams[proto.StreamStdin]; conn != nil {
+		if conn := stream(proto.StreamStdin); conn != nil {
 			r, w, _ := os.Pipe()
 			cmd.Stdin = r
 			theirs = append(theirs, r)
@@ -333,10 +336,14 @@ func (f *fake) start(m proto.Message, answer func(proto.Message)) {
 			}()
 		}
 		output := func(name string) *os.File {
-			conn := f.streams[name]
+			conn := stream(name)
 			r, w, _ := os.Pipe()
 			theirs = append(theirs, w)
 			copies.Go(func() {
+				if conn == nil { // nobody listens
+					io.Copy(io.Discard, r)
+					return
+				}
 				if _, err := io.Copy(conn, r); err != nil {
 					r.Close() // the workload gets a SIGPIPE
 				}
@@ -359,7 +366,9 @@ func (f *fake) start(m proto.Message, answer func(proto.Message)) {
 		refuse(code, err)
 		return
 	}
-	f.process = cmd.Process
+	if m.Start.Process == proto.InitProcess {
+		f.process = cmd.Process
+	}
 	f.mu.Unlock()
 	answer(proto.Message{Type: proto.TypeStarted, ID: m.ID, Started: &proto.Started{
 		Process: m.Start.Process, PID: cmd.Process.Pid, Time: clock(unix.CLOCK_BOOTTIME),
