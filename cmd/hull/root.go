@@ -89,6 +89,7 @@ container. Verbs, flags, output and exit codes are docker's.`,
 			newRun(a), newCreate(a), newStart(a), newStop(a), newRestart(a), newKill(a), newWait(a), newPause(a), newUnpause(a),
 			newPS(a), newInspect(a), newLogs(a), newPort(a), newEvents(a),
 			newAttach(a), newRename(a), newUpdate(a), newRemove(a), newSupervise(a),
+			newExec(a), newCopy(a), newDiff(a), newExport(a), newCommit(a), newTop(a), newStats(a),
 		},
 		groupStorage: {newNetwork(a), newVolume(a)},
 		groupImages: {
