@@ -32,8 +32,17 @@ func (a *Agent) mount(c *container, m *proto.Mount) error {
 		}
 		sources = append(sources, source)
 	}
+	shares := slices.Clone(m.Shares)
+	for i := range m.Volumes {
+		source, err := a.mountVolume(c, i, &m.Volumes[i])
+		if err != nil {
+			return err
+		}
+		shares = append(shares, proto.Share{Destination: m.Volumes[i].Destination, ReadOnly: m.Volumes[i].ReadOnly})
+		sources = append(sources, source)
+	}
 	var v *view
-	inThread(func() { v, err = makeView(root.Dir(), m.Shares, sources) })
+	inThread(func() { v, err = makeView(root.Dir(), shares, sources) })
 	if err != nil {
 		return err
 	}

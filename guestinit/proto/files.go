@@ -34,6 +34,8 @@ type Mount struct {
 	Time int64  `json:"time,omitempty"` // as in Start
 	// Shares are there for Stat, and for Pack and Unpack of a path, where the container would have them mounted.
 	Shares []Share `json:"shares,omitempty"`
+	// Volumes are the same on disks.
+	Volumes []Volume `json:"volumes,omitempty"`
 }
 
 // Stat asks for a file. Paths are the container's; symbolic links are followed but for the last element, if no slash

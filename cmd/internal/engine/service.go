@@ -102,7 +102,7 @@ func (v *serviceVM) startVM(files *bundle.Files) (*vmProcess, error) {
 	table.lend(v.lock.file) // whoever holds this is alive
 	config, err := v.vmConfig(files, table)
 	if err == nil && v.mounts {
-		config.Shares, err = v.share(table)
+		config.Shares, err = v.share(&config, table)
 	}
 	if err != nil {
 		table.close()
@@ -125,7 +125,7 @@ func (v *serviceVM) mount(ctx context.Context, l *net.UnixListener) error {
 	if !c.TmpfsRoot {
 		root.Upper = scratchDevice
 	}
-	return client.Mount(ctx, &proto.Mount{Root: root, Time: time.Now().UnixNano(), Shares: v.shares})
+	return client.Mount(ctx, &proto.Mount{Root: root, Time: time.Now().UnixNano(), Shares: v.shares, Volumes: v.volumes})
 }
 
 // end shuts the VM down in order, so that what was written is on its disk, and lets go of the container. It must do so even if the
