@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/hullvm/hull/guestinit/archive"
 	"github.com/hullvm/hull/guestinit/proto"
