@@ -14,6 +14,7 @@ import (
 	"github.com/docker/cli/cli/config/types"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/hullvm/hull/images"
@@ -112,7 +113,7 @@ func (f *loginFlags) ask(ctx context.Context, a *app) error {
 		return errors.New("cannot perform an interactive login from a non TTY device; use -u and --password-stdin")
 	}
 	if f.user == "" {
-		name, err := a.prompt(ctx, "Username: ", func() (string, error) {
+		name, err := a.prompt(ctx, "Username: ", true, func() (string, error) {
 			in := bufio.NewScanner(a.stdin)
 			in.Scan()
 			return strings.TrimSpace(in.Text()), in.Err()
@@ -125,7 +126,7 @@ func (f *loginFlags) ask(ctx context.Context, a *app) error {
 		}
 	}
 	if f.password == "" {
-		password, err := a.prompt(ctx, "Password: ", func() (string, error) {
+		password, err := a.prompt(ctx, "Password: ", false, func() (string, error) {
 			b, err := term.ReadPassword(int(a.stdin.Fd()))
 			return string(b), err
 		})
@@ -140,12 +141,24 @@ func (f *loginFlags) ask(ctx context.Context, a *app) error {
 	return nil
 }
 
-// prompt asks something at the terminal. An interrupt ends that and leaves the
-// terminal as it was.
-func (a *app) prompt(ctx context.Context, question string, read func() (string, error)) (string, error) {
-	before, err := term.GetState(int(a.stdin.Fd()))
+// prompt asks something at the terminal, which shows what is typed if echo is set, or not from before the question on: who
+// types fast is not shown either. An interrupt ends that. The terminal is left as it was.
+func (a *app) prompt(ctx context.Context, question string, echo bool, read func() (string, error)) (_ string, err error) {
+	fd := int(a.stdin.Fd())
+	before, err := term.GetState(fd)
 	if err != nil {
 		return "", err
+	}
+	defer func() { err = errors.Join(err, term.Restore(fd, before)) }()
+	if !echo {
+		settings, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+		if err != nil {
+			return "", err
+		}
+		settings.Lflag &^= unix.ECHO
+		if err := unix.IoctlSetTermios(fd, unix.TCSETS, settings); err != nil {
+			return "", err
+		}
 	}
 	fmt.Fprint(a.stdout, question)
 	type answer struct {
@@ -162,7 +175,7 @@ func (a *app) prompt(ctx context.Context, question string, read func() (string, 
 		return got.text, got.err
 	case <-ctx.Done():
 		fmt.Fprintln(a.stdout)
-		return "", errors.Join(ctx.Err(), term.Restore(int(a.stdin.Fd()), before))
+		return "", ctx.Err()
 	}
 }
 

@@ -166,7 +166,7 @@ func (c *Container) Leave() error {
 
 // remove deletes a container whose lock the caller holds.
 func (e *Engine) remove(ctx context.Context, r *Record) error {
-	if err := e.store.remove(ctx, r.ID, r.Name); err != nil {
+	if err := e.store.remove(ctx, r.ID); err != nil {
 		return err
 	}
 	if r.Config.AutoRemove {
@@ -190,6 +190,9 @@ func (e *Engine) open(ctx context.Context) error {
 // cleaned up on the way.
 func (e *Engine) List(ctx context.Context) ([]*Record, error) {
 	if err := e.open(ctx); err != nil {
+		return nil, err
+	}
+	if err := e.store.checkLeftovers(ctx); err != nil {
 		return nil, err
 	}
 	ids, err := e.store.ids()

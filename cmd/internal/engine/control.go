@@ -203,6 +203,7 @@ func (s *supervisor) attach(conn *net.UnixConn, want *attachRequest) {
 	a := answer{}
 	m.mu.Lock()
 	s.hub.add(m, want)
+	s.emit("attach", nil) // before what the user then types can end the container
 	err := proto.WriteFrame(conn, a)
 	m.mu.Unlock()
 	if err != nil {

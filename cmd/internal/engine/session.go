@@ -249,7 +249,6 @@ func (e *Engine) Attach(ctx context.Context, ref string, o AttachOptions) (Exit,
 	}
 	defer s.close()
 	s.resize(ctx)
-	e.emit(r, "attach", nil)
 	type ended struct {
 		answer answer
 		err    error

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 )
@@ -215,18 +214,25 @@ func (s *store) dead(id string, reason error) *Record {
 
 // nameOf finds a container's name without its record.
 func (s *store) nameOf(id string) string {
+	if names := s.namesOf(id); len(names) > 0 {
+		return names[0]
+	}
+	return ""
+}
+
+// namesOf are the names that lead to a container: one, but while it is renamed.
+func (s *store) namesOf(id string) []string {
 	entries, err := os.ReadDir(s.names())
 	if err != nil {
-		return ""
+		return nil
 	}
-	i := slices.IndexFunc(entries, func(e os.DirEntry) bool {
-		dir, err := os.Readlink(s.nameLink(e.Name()))
-		return err == nil && filepath.Base(dir) == id
-	})
-	if i < 0 {
-		return ""
+	var names []string
+	for _, e := range entries {
+		if dir, err := os.Readlink(s.nameLink(e.Name())); err == nil && filepath.Base(dir) == id {
+			names = append(names, e.Name())
+		}
 	}
-	return entries[i].Name()
+	return names
 }
 
 // lock takes the lock of a container; errLocked when it is alive.
@@ -244,7 +250,7 @@ func (s *store) lock(id string) (*lockFile, error) {
 
 // remove deletes a container whose lock the caller holds. It vanishes at once;
 // what is cut short after that is finished by a sweep.
-func (s *store) remove(ctx context.Context, id, name string) error {
+func (s *store) remove(ctx context.Context, id string) error {
 	if err := s.removeRunDir(id); err != nil {
 		return err
 	}
@@ -253,10 +259,9 @@ func (s *store) remove(ctx context.Context, id, name string) error {
 		return err
 	}
 	err = os.Rename(s.dir(id), s.hidden(id))
-	if name != "" && CheckName(name) == nil {
-		if dir, err := os.Readlink(s.nameLink(name)); err == nil && filepath.Base(dir) == id {
-			os.Remove(s.nameLink(name))
-		}
+	// Not just the one in its record: whoever was to rename it may have been killed in the middle.
+	for _, name := range s.namesOf(id) {
+		os.Remove(s.nameLink(name))
 	}
 	gate.Close()
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

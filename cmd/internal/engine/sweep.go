@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,7 +114,7 @@ func (s *store) reap(ctx context.Context, dir, id string) (*lockFile, error) {
 func (s *store) settle(ctx context.Context, id string) error {
 	r, err := s.load(id)
 	if errors.Is(err, ErrNoContainer) {
-		return s.remove(ctx, id, s.nameOf(id))
+		return s.remove(ctx, id)
 	}
 	if err != nil {
 		return err
@@ -122,7 +123,7 @@ func (s *store) settle(ctx context.Context, id string) error {
 		return s.removeRunDir(id)
 	}
 	if r.Config.AutoRemove {
-		if err := s.remove(ctx, id, r.Name); err != nil {
+		if err := s.remove(ctx, id); err != nil {
 			return err
 		}
 		return s.removeAnonymous(ctx, r)
@@ -217,4 +218,23 @@ func (s *store) sweepLeftovers(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// checkLeftovers removes leftovers if there are signs of any: directories of containers that were not made or removed to the
+// end, or more names than containers, as when one was renamed whose VM found itself alone: that knows the name which the
+// container had at its start.
+func (s *store) checkLeftovers(ctx context.Context) error {
+	entries, err := os.ReadDir(s.containers())
+	if err != nil {
+		return fmt.Errorf("looking for leftovers: %w", err)
+	}
+	names, err := os.ReadDir(s.names())
+	if err != nil {
+		return fmt.Errorf("looking for leftovers: %w", err)
+	}
+	hidden := slices.ContainsFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), ".") })
+	if !hidden && len(names) <= len(entries) {
+		return nil
+	}
+	return s.sweepLeftovers(ctx)
 }
