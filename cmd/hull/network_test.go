@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -191,4 +193,66 @@ func helperPort([]string) error {
 	defer l.Close()
 	fmt.Println(l.Addr())
 	return nil
+}
+
+// helperSpray sends datagrams of 1,400 bytes that nobody answers: spray ADDRESS COUNT
+func helperSpray(args []string) error {
+	if err := usage(args, 2, "spray ADDRESS COUNT"); err != nil {
+		return err
+	}
+	count, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	c, err := net.Dial("udp", args[0])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	data := make([]byte, 1400)
+	for range count {
+		if _, err := c.Write(data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// helperNames is a name server until it is killed: each name has the address of IPv4: names ADDRESS IP
+func helperNames(args []string) error {
+	if err := usage(args, 2, "names ADDRESS IP"); err != nil {
+		return err
+	}
+	ip := net.ParseIP(args[1]).To4()
+	c, err := net.ListenPacket("udp", args[0])
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	be := binary.BigEndian
+	for b := make([]byte, 1500); ; {
+		n, from, err := c.ReadFrom(b)
+		if err != nil {
+			return err
+		}
+		// RFC 1035, section 4.1: a header with the number of questions, and the question, whose name ends with a zero.
+		const headerSize = 12
+		if n < headerSize || be.Uint16(b[4:]) != 1 {
+			continue
+		}
+		name := bytes.IndexByte(b[headerSize:n], 0)
+		end := headerSize + name + 5
+		if name < 0 || end > n {
+			continue
+		}
+		answer := append([]byte{b[0], b[1], 0x84, 0, 0, 1, 0, 0, 0, 0, 0, 0}, b[headerSize:end]...)
+		if be.Uint16(b[end-4:]) == 1 { // an address of IPv4
+			answer[7] = 1
+			answer = append(answer, 0xc0, headerSize, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4) // the same name, type, class, for a minute
+			answer = append(answer, ip...)
+		}
+		if _, err := c.WriteTo(answer, from); err != nil {
+			return err
+		}
+	}
 }
