@@ -93,17 +93,7 @@ func newPruneImages(a *app) *cobra.Command {
 				return err
 			}
 			done, err := store.Prune(cmd.Context(), options)
-			if len(done.Removed) > 0 {
-				fmt.Fprintln(a.stdout, "Deleted Images:")
-				for _, r := range done.Removed {
-					if r.Untagged != "" {
-						fmt.Fprintf(a.stdout, "untagged: %s\n", r.Untagged)
-					} else {
-						fmt.Fprintf(a.stdout, "deleted: %s\n", r.Deleted)
-					}
-				}
-				fmt.Fprintln(a.stdout)
-			}
+			printPruned(a, "Deleted Images:", removedImages(done))
 			if err == nil {
 				fmt.Fprintf(a.stdout, "Total reclaimed space: %s\n", units.HumanSize(float64(done.Reclaimed)))
 			}

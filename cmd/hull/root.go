@@ -89,7 +89,7 @@ container. Verbs, flags, output and exit codes are docker's.`,
 			newRun(a), newCreate(a), newStart(a), newStop(a), newRestart(a), newKill(a), newWait(a), newPause(a), newUnpause(a),
 			newPS(a), newInspect(a), newLogs(a), newPort(a), newEvents(a),
 			newAttach(a), newRename(a), newUpdate(a), newRemove(a), newSupervise(a),
-			newExec(a), newCopy(a), newDiff(a), newExport(a), newCommit(a), newTop(a), newStats(a),
+			newExec(a), newCopy(a), newDiff(a), newExport(a), newCommit(a), newTop(a), newStats(a), newContainer(a),
 		},
 		groupStorage: {newNetwork(a), newVolume(a)},
 		groupImages: {
@@ -119,7 +119,7 @@ const (
 func run(a *app, args []string) int {
 	defer a.close()
 	root := newRoot(a)
-	root.SetArgs(args)
+	root.SetArgs(ungroup(root, args))
 	cmd, err := root.ExecuteContextC(context.Background())
 	if err == nil {
 		return 0

@@ -20,7 +20,7 @@ func newSystem(a *app) *cobra.Command {
 		Args:    exactArgs(0),
 		RunE:    func(cmd *cobra.Command, args []string) error { return cmd.Help() },
 	}
-	for _, c := range []*cobra.Command{newSystemInfo(a), newSystemStart(a), newSystemStop(a)} {
+	for _, c := range []*cobra.Command{newSystemInfo(a), newSystemDF(a), newSystemPrune(a), newSystemStart(a), newSystemStop(a)} {
 		c.DisableFlagsInUseLine = true
 		cmd.AddCommand(c)
 	}

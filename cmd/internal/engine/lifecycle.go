@@ -120,6 +120,28 @@ func (e *Engine) askRunning(ctx context.Context, ref, op string) error {
 	return err
 }
 
+// PruneContainers removes the containers that are not alive and that fit. It lists what has gone, also when it fails.
+func (e *Engine) PruneContainers(ctx context.Context, fits func(*Record) bool) (removed []string, freed int64, err error) {
+	all, err := e.List(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, r := range all {
+		if r.State.Alive() || !fits(r) {
+			continue
+		}
+		size := e.Written(r.ID)
+		err := e.Remove(ctx, r.ID, false)
+		switch {
+		case err == nil:
+			removed, freed = append(removed, r.ID), freed+size
+		case !errors.Is(err, ErrRunning) && !errors.Is(err, ErrNoContainer):
+			return removed, freed, err
+		}
+	}
+	return removed, freed, nil
+}
+
 // StartAfterBoot starts what should run by its restart policy and does not: what the end of the host has ended. It
 // goes on after a failure, and calls report for each container.
 func (e *Engine) StartAfterBoot(ctx context.Context, report func(r *Record, err error)) error {

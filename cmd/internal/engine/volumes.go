@@ -364,6 +364,9 @@ func diskUsage(dir string) (n int64) {
 	return n
 }
 
+// VolumeSize is how many bytes of this host's disk a volume takes.
+func (e *Engine) VolumeSize(v *Volume) int64 { return diskUsage(e.store.volumeRoot(v.Name)) }
+
 // PruneVolumes removes the volumes that no container uses and that fit. It lists what has gone, also when it fails.
 func (e *Engine) PruneVolumes(ctx context.Context, fits func(*Volume) bool) (removed []string, freed int64, err error) {
 	all, err := e.Volumes(ctx)
