@@ -210,5 +210,5 @@ func (s *supervisor) attach(conn *net.UnixConn, want *attachRequest) {
 		s.hub.remove(m)
 		return
 	}
-	s.hub.serve(m, want, s.record.Config.StdinOnce)
+	s.hub.serve(m, want, s.latest().Config.StdinOnce)
 }

@@ -243,6 +243,19 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestClock: a host whose clock has gone mad loses entries, and nothing else.
+func TestClock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	s := NewStreams(open(t, path, Options{}))
+	s.now = func() time.Time { return time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC) }
+	s.Write("stdout", []byte("lost\n"))
+	s.now = time.Now
+	s.Write("stdout", []byte("kept\n"))
+	if n, err := s.Lost(); n != 1 || err == nil || len(entries(t, path)) != 1 {
+		t.Errorf("%d lost: %v", n, err)
+	}
+}
+
 func FuzzParseEntry(f *testing.F) {
 	f.Add([]byte(`{"log":"one\n","stream":"stdout","time":"2030-01-02T02:04:05.000000006Z"}`))
 	f.Add([]byte(`{"log":1}`))
