@@ -10,6 +10,7 @@ import (
 	"github.com/hullvm/hull/virtio/blk"
 	"github.com/hullvm/hull/virtio/fs"
 	"github.com/hullvm/hull/virtio/net"
+	"github.com/hullvm/hull/vmm/memory"
 	"github.com/hullvm/hull/vmm/share"
 )
 
@@ -61,6 +62,9 @@ type Config struct {
 
 	// HugePages backs guest RAM with explicit 2 MiB pages (hugetlbfs).
 	HugePages bool `json:"huge_pages,omitempty"`
+	// TransparentHugePages says whether the host may put RAM on huge pages as the guest touches it: "always", "never",
+	// or "" for what the host does by itself. They make a guest that uses its memory faster and small VMs larger.
+	TransparentHugePages string `json:"transparent_huge_pages,omitempty"`
 
 	Kernel      File     `json:"kernel"`
 	Protocol    string   `json:"protocol,omitempty"` // "" detects; "elf", "pvh", "bzimage"
@@ -218,6 +222,19 @@ const (
 	balloonBurst     = 1 << 20
 )
 
+// thp is TransparentHugePages for package memory.
+func (c *Config) thp() (memory.THP, error) {
+	switch c.TransparentHugePages {
+	case "":
+		return memory.THPDefault, nil
+	case "always":
+		return memory.THPAlways, nil
+	case "never":
+		return memory.THPNever, nil
+	}
+	return 0, fmt.Errorf("transparent huge pages %q: must be always or never", c.TransparentHugePages)
+}
+
 // Validate checks what can be checked without touching the host.
 func (c *Config) Validate() error {
 	switch {
@@ -227,6 +244,9 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("vsock: guest CID %d: must be 3 to 4294967294", c.Vsock.CID)
 	case c.Vsock != nil && c.Vsock.Path == "":
 		return fmt.Errorf("vsock: no path for the host's socket")
+	}
+	if _, err := c.thp(); err != nil {
+		return err
 	}
 	if err := c.RNGRate.Validate(); err != nil {
 		return fmt.Errorf("entropy device: %w", err)

@@ -139,7 +139,11 @@ func New(cfg Config, options ...Option) (_ *Machine, err error) {
 			return nil, err
 		}
 	}
-	if m.mem, err = memory.New(cfg.Memory, memory.Options{HugePages: cfg.HugePages}); err != nil {
+	thp, err := cfg.thp()
+	if err != nil {
+		return nil, err
+	}
+	if m.mem, err = memory.New(cfg.Memory, memory.Options{HugePages: cfg.HugePages, Transparent: thp}); err != nil {
 		return nil, err
 	}
 	m.closing(m.mem.Close)

@@ -65,7 +65,8 @@ func hull() monitor {
 	return monitor{name: "hull", window: at, start: func(b *bench, r row, work string, inherited []*os.File) (*process, error) {
 		cfg := vmm.Config{
 			CPUs: 1, Memory: guestMemory, Platform: vmm.PlatformNone, Protocol: "pvh",
-			Kernel: vmm.File{Path: b.guest}, Initrd: []vmm.File{{Path: work}},
+			TransparentHugePages: "always", // as QEMU has it, without being asked
+			Kernel:               vmm.File{Path: b.guest}, Initrd: []vmm.File{{Path: work}},
 			Serial: vmm.Serial{Output: &vmm.File{FD: 5}, Input: &vmm.File{FD: 6}},
 		}
 		switch r.work.Device {
