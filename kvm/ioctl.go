@@ -58,6 +58,8 @@ const (
 	KVM_GET_XCRS               = 0x8188aea6
 	KVM_SET_XCRS               = 0x4188aea7
 	KVM_KVMCLOCK_CTRL          = 0xaead
+	KVM_GET_NESTED_STATE       = 0xc080aebe
+	KVM_SET_NESTED_STATE       = 0x4080aebf
 	KVM_CLEAR_DIRTY_LOG        = 0xc018aec0
 	KVM_GET_XSAVE2             = 0x9000aecf
 )
@@ -93,6 +95,7 @@ const (
 	KVM_CAP_READONLY_MEM          Cap = 81
 	KVM_CAP_IMMEDIATE_EXIT        Cap = 136
 	KVM_CAP_X86_DISABLE_EXITS     Cap = 143
+	KVM_CAP_NESTED_STATE          Cap = 157
 	KVM_CAP_XSAVE2                Cap = 208
 )
 

@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"fmt"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -40,4 +41,31 @@ func runPage(b []byte) *runData {
 // view reinterprets the exit-specific union of the run page.
 func view[T any](r *runData) *T {
 	return (*T)(unsafe.Pointer(&r.union[0]))
+}
+
+// Bytes returns a copy of a structure of the kernel's as the kernel has it in
+// memory. T must not hold pointers: what an ioctl copies does not.
+func Bytes[T any](v *T) []byte {
+	b := make([]byte, unsafe.Sizeof(*v))
+	copy(b, unsafe.Slice((*byte)(unsafe.Pointer(v)), len(b)))
+	return b
+}
+
+// FromBytes is the reverse of Bytes. It fails when b is not as long as a T.
+func FromBytes[T any](b []byte) (*T, error) {
+	v := new(T)
+	p := unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
+	if len(b) != len(p) {
+		return nil, fmt.Errorf("%T has %d bytes, not %d", *v, len(p), len(b))
+	}
+	copy(p, b)
+	return v, nil
+}
+
+// xsaveCall makes a call whose argument is a state area of any length.
+func (v *VCPU) xsaveCall(name string, op uintptr, area []byte) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(v.fd), op, uintptr(unsafe.Pointer(unsafe.SliceData(area)))); errno != 0 {
+		return fmt.Errorf("%s: %w", name, errno)
+	}
+	return nil
 }

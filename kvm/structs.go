@@ -138,8 +138,19 @@ type FPU struct {
 	_          uint32
 }
 
-// XSave is struct kvm_xsave without the trailing space of XSAVE2.
-type XSave struct{ Region [1024]uint32 }
+// xsaveSize is how long struct kvm_xsave is at least, in bytes.
+const xsaveSize = 4096
+
+// nestedState is struct kvm_nested_state with room for what Intel's (two pages) and AMD's (one) need.
+type nestedState struct {
+	flags, format uint16
+	size          uint32
+	_             [nestedHeader - 8]byte
+	data          [8192]byte
+}
+
+// nestedHeader is the size of struct kvm_nested_state in bytes.
+const nestedHeader = 128
 
 type dirtyLog struct {
 	slot   uint32

@@ -51,8 +51,8 @@ func TestStructSizesMatchIoctlNumbers(t *testing.T) {
 		{"KVM_SET_VCPU_EVENTS", KVM_SET_VCPU_EVENTS, unsafe.Sizeof(VCPUEvents{})},
 		{"KVM_GET_DEBUGREGS", KVM_GET_DEBUGREGS, unsafe.Sizeof(DebugRegs{})},
 		{"KVM_SET_DEBUGREGS", KVM_SET_DEBUGREGS, unsafe.Sizeof(DebugRegs{})},
-		{"KVM_GET_XSAVE", KVM_GET_XSAVE, unsafe.Sizeof(XSave{})},
-		{"KVM_SET_XSAVE", KVM_SET_XSAVE, unsafe.Sizeof(XSave{})},
+		{"KVM_GET_XSAVE", KVM_GET_XSAVE, xsaveSize},
+		{"KVM_SET_XSAVE", KVM_SET_XSAVE, xsaveSize},
 		{"KVM_GET_XCRS", KVM_GET_XCRS, unsafe.Sizeof(XCRS{})},
 		{"KVM_SET_XCRS", KVM_SET_XCRS, unsafe.Sizeof(XCRS{})},
 	} {

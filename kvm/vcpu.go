@@ -112,30 +112,42 @@ func (v *VCPU) CPUID() ([]CPUIDEntry, error) {
 	return c.entries[:min(c.nent, maxCPUIDEntries)], nil
 }
 
-// MSRs fills in Data of each entry. It fails at the first that KVM does not know.
-func (v *VCPU) MSRs(entries []MSREntry) error { return v.msrs("KVM_GET_MSRS", KVM_GET_MSRS, entries) }
+// ReadMSRs fills in Data of the entries in order and returns of how many: it
+// stops at the first that KVM does not know.
+func (v *VCPU) ReadMSRs(entries []MSREntry) (int, error) {
+	return v.msrs("KVM_GET_MSRS", KVM_GET_MSRS, entries)
+}
 
-// SetMSRs writes the entries in order. It fails at the first that KVM refuses.
-func (v *VCPU) SetMSRs(entries []MSREntry) error {
+// WriteMSRs writes the entries in order and returns how many: it stops at the
+// first that KVM refuses.
+func (v *VCPU) WriteMSRs(entries []MSREntry) (int, error) {
 	return v.msrs("KVM_SET_MSRS", KVM_SET_MSRS, entries)
 }
 
-func (v *VCPU) msrs(name string, op uintptr, entries []MSREntry) error {
-	for len(entries) > 0 {
-		m := new(msrs)
-		n := copy(m.entries[:], entries)
+// SetMSRs writes the entries in order. It fails at the first that KVM refuses.
+func (v *VCPU) SetMSRs(entries []MSREntry) error {
+	n, err := v.WriteMSRs(entries)
+	if err == nil && n < len(entries) {
+		err = fmt.Errorf("KVM_SET_MSRS: MSR %#x: refused by KVM", entries[n].Index)
+	}
+	return err
+}
+
+func (v *VCPU) msrs(name string, op uintptr, entries []MSREntry) (all int, err error) {
+	m := new(msrs)
+	for all < len(entries) {
+		n := copy(m.entries[:], entries[all:])
 		m.nmsrs = uint32(n)
 		done, err := ioctlPtr(v.fd, op, m)
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return all, fmt.Errorf("%s: %w", name, err)
 		}
-		if done < n {
-			return fmt.Errorf("%s: MSR %#x: refused by KVM", name, entries[done].Index)
+		copy(entries[all:], m.entries[:done])
+		if all += done; done < n {
+			break
 		}
-		copy(entries, m.entries[:n])
-		entries = entries[n:]
 	}
-	return nil
+	return all, nil
 }
 
 // LAPIC reads the local interrupt controller.
@@ -193,14 +205,60 @@ func (v *VCPU) XCRS() (XCRS, error) {
 // SetXCRS writes what XCRS read.
 func (v *VCPU) SetXCRS(x *XCRS) error { return vcpuPtr(v, "KVM_SET_XCRS", KVM_SET_XCRS, x) }
 
-// XSave reads FPU, SSE and AVX state, all that fits into 4 KiB.
-func (v *VCPU) XSave() (*XSave, error) {
-	x := new(XSave)
-	return x, vcpuPtr(v, "KVM_GET_XSAVE", KVM_GET_XSAVE, x)
+// XSave reads FPU, SSE, AVX and all further state that XSAVE knows into area,
+// which is as long as VM.XSaveSize says.
+func (v *VCPU) XSave(area []byte) error {
+	switch {
+	case len(area) < xsaveSize:
+		return fmt.Errorf("KVM_GET_XSAVE: an area of %d bytes, at least %d are needed", len(area), xsaveSize)
+	case len(area) == xsaveSize:
+		return v.xsaveCall("KVM_GET_XSAVE", KVM_GET_XSAVE, area)
+	}
+	return v.xsaveCall("KVM_GET_XSAVE2", KVM_GET_XSAVE2, area)
 }
 
-// SetXSave writes what XSave read.
-func (v *VCPU) SetXSave(x *XSave) error { return vcpuPtr(v, "KVM_SET_XSAVE", KVM_SET_XSAVE, x) }
+// SetXSave writes what XSave read. The area must be as long as VM.XSaveSize says.
+func (v *VCPU) SetXSave(area []byte) error {
+	if len(area) < xsaveSize {
+		return fmt.Errorf("KVM_SET_XSAVE: an area of %d bytes, at least %d are needed", len(area), xsaveSize)
+	}
+	return v.xsaveCall("KVM_SET_XSAVE", KVM_SET_XSAVE, area)
+}
+
+// NestedState reads what KVM keeps of the virtual machines of the guest itself:
+// nil when it has no such state, as on hosts where guests have no virtualization.
+func (v *VCPU) NestedState() ([]byte, error) {
+	n := new(nestedState)
+	n.size = uint32(len(n.data)) + nestedHeader
+	switch _, err := ioctlPtr(v.fd, KVM_GET_NESTED_STATE, n); {
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOTTY):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("KVM_GET_NESTED_STATE: %w", err)
+	case n.size < nestedHeader || n.size > uint32(len(n.data))+nestedHeader:
+		return nil, fmt.Errorf("KVM_GET_NESTED_STATE: a state of %d bytes", n.size)
+	}
+	return Bytes(n)[:n.size], nil
+}
+
+// SetNestedState writes what NestedState read.
+func (v *VCPU) SetNestedState(state []byte) error {
+	if state == nil {
+		return nil
+	}
+	n := new(nestedState)
+	if len(state) < nestedHeader || len(state) > nestedHeader+len(n.data) {
+		return fmt.Errorf("KVM_SET_NESTED_STATE: a state of %d bytes", len(state))
+	}
+	full := make([]byte, nestedHeader+len(n.data))
+	copy(full, state)
+	n, err := FromBytes[nestedState](full)
+	if err != nil {
+		return err
+	}
+	n.size = uint32(len(state))
+	return vcpuPtr(v, "KVM_SET_NESTED_STATE", KVM_SET_NESTED_STATE, n)
+}
 
 // FPU reads x87 and SSE state.
 func (v *VCPU) FPU() (FPU, error) {

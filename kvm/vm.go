@@ -170,6 +170,15 @@ func (vm *VM) ClearDirtyLog(slot uint32, first uint64, pages uint32, bitmap []ui
 		&clearDirtyLog{slot: slot, firstPage: first, numPages: pages, bitmap: &bitmap[0]})
 }
 
+// XSaveSize is how many bytes the state that XSAVE knows takes, for VCPU.XSave.
+func (vm *VM) XSaveSize() (int, error) {
+	n, err := ioctl(vm.fd, KVM_CHECK_EXTENSION, uintptr(KVM_CAP_XSAVE2))
+	if err != nil {
+		return 0, fmt.Errorf("KVM_CHECK_EXTENSION %d: %w", KVM_CAP_XSAVE2, err)
+	}
+	return max(n, xsaveSize), nil
+}
+
 // CreateVCPU makes vCPU number id. It is to be called on the thread that will
 // run it.
 func (vm *VM) CreateVCPU(id int) (*VCPU, error) {

@@ -124,8 +124,19 @@ func TestKickEndsAGuestThatNeverExits(t *testing.T) {
 func TestStateRoundTrips(t *testing.T) {
 	vm, v := realModeVM(t, []byte{0xf4})
 	for name, try := range map[string]func() error{
-		"fpu":    func() error { f, err := v.FPU(); return errors.Join(err, v.SetFPU(&f)) },
-		"xsave":  func() error { x, err := v.XSave(); return errors.Join(err, v.SetXSave(x)) },
+		"fpu": func() error { f, err := v.FPU(); return errors.Join(err, v.SetFPU(&f)) },
+		"xsave": func() error {
+			n, err := vm.XSaveSize()
+			if err != nil {
+				return err
+			}
+			x := make([]byte, n)
+			return errors.Join(v.XSave(x), v.SetXSave(x))
+		},
+		"nested": func() error {
+			n, err := v.NestedState()
+			return errors.Join(err, v.SetNestedState(n))
+		},
 		"xcrs":   func() error { x, err := v.XCRS(); return errors.Join(err, v.SetXCRS(&x)) },
 		"debug":  func() error { d, err := v.DebugRegs(); return errors.Join(err, v.SetDebugRegs(&d)) },
 		"events": func() error { e, err := v.Events(); return errors.Join(err, v.SetEvents(&e)) },
@@ -134,7 +145,8 @@ func TestStateRoundTrips(t *testing.T) {
 		"tsc":    func() error { _, err := v.TSCKHz(); return err },
 		"msr": func() error {
 			m := []MSREntry{{Index: 0x174}} // IA32_SYSENTER_CS
-			return errors.Join(v.MSRs(m), v.SetMSRs(m))
+			_, err := v.ReadMSRs(m)
+			return errors.Join(err, v.SetMSRs(m))
 		},
 		"unknown msr is named": func() error {
 			if err := v.SetMSRs([]MSREntry{{Index: 0xdead0000, Data: 1}}); err == nil {

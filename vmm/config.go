@@ -66,7 +66,11 @@ type Config struct {
 	// or "" for what the host does by itself. They make a guest that uses its memory faster and small VMs larger.
 	TransparentHugePages string `json:"transparent_huge_pages,omitempty"`
 
-	Kernel      File     `json:"kernel"`
+	// Restore has the machine go on from a snapshot instead of booting: Kernel, Protocol, Initrd and CommandLine
+	// mean nothing then. What else there is must be as it was, but for files and paths, and sizes of disks.
+	Restore *Snapshot `json:"restore,omitempty"`
+
+	Kernel      File     `json:"kernel,omitzero"`
 	Protocol    string   `json:"protocol,omitempty"` // "" detects; "elf", "pvh", "bzimage"
 	Initrd      []File   `json:"initrd,omitempty"`   // concatenated in order
 	CommandLine string   `json:"command_line,omitempty"`

@@ -63,6 +63,7 @@ func (m *Machine) attachVirtio() ([]boot.Device, error) {
 		if err := m.attachSlot(slot, d); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
+		m.slotNames = append(m.slotNames, name)
 		slots = append(slots, slot)
 		return nil
 	}

@@ -34,6 +34,7 @@ import (
 	"github.com/hullvm/hull/virtio/mmio"
 	"github.com/hullvm/hull/vmm/boot"
 	"github.com/hullvm/hull/vmm/memory"
+	"github.com/hullvm/hull/vmm/snapshot"
 	"github.com/hullvm/hull/vmm/vcpu"
 )
 
@@ -56,8 +57,13 @@ type Machine struct {
 	ports  devices.Bus
 	mmio   devices.Bus
 	cpus   []*vcpu.CPU
+	leaves [][]kvm.CPUIDEntry // of each vCPU, as they were set
 	slots  []*mmio.Transport // the virtio devices, in order
 	disks  []*disk           // those of them that are disks
+
+	slotNames   []string               // what messages call the virtio devices
+	portDevices map[string]stateKeeper // devices behind I/O ports that a snapshot keeps, by name
+	saved       *snapshot.State        // what the machine goes on from, nil for one that boots
 
 	pmems   int    // how many files are mapped behind RAM
 	pmemEnd uint64 // where the last of them ends, a guest physical address
@@ -119,7 +125,10 @@ func New(cfg Config, options ...Option) (_ *Machine, err error) {
 	if cfg.Platform == "" {
 		cfg.Platform = PlatformACPI
 	}
-	m := &Machine{cfg: cfg, tail: newTail(ConsoleTail), ended: make(chan struct{}), done: make(chan struct{})}
+	m := &Machine{
+		cfg: cfg, tail: newTail(ConsoleTail), portDevices: make(map[string]stateKeeper),
+		ended: make(chan struct{}), done: make(chan struct{}),
+	}
 	defer func() {
 		if err != nil {
 			m.Close()
@@ -143,7 +152,13 @@ func New(cfg Config, options ...Option) (_ *Machine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.mem, err = memory.New(cfg.Memory, memory.Options{HugePages: cfg.HugePages, Transparent: thp}); err != nil {
+	opts := memory.Options{HugePages: cfg.HugePages, Transparent: thp}
+	if cfg.Restore != nil {
+		err = m.openSnapshot(opts)
+	} else {
+		m.mem, err = memory.New(cfg.Memory, opts)
+	}
+	if err != nil {
 		return nil, err
 	}
 	m.closing(m.mem.Close)
@@ -156,13 +171,23 @@ func New(cfg Config, options ...Option) (_ *Machine, err error) {
 		return nil, err
 	}
 	m.stage(StageDevices)
-	start, err := m.load(slots)
+	var start *boot.State
+	if m.saved == nil {
+		start, err = m.load(slots)
+	} else {
+		err = m.loadSnapshot()
+	}
 	if err != nil {
 		return nil, err
 	}
 	m.stage(StageMemory)
 	if err := m.createCPUs(start); err != nil {
 		return nil, err
+	}
+	if m.saved != nil {
+		if err := m.restoreChips(&m.saved.Chips); err != nil {
+			return nil, fmt.Errorf("restore: %w", err)
+		}
 	}
 	return m, nil
 }
@@ -263,11 +288,26 @@ func (m *Machine) createCPUs(start *boot.State) error {
 	if err != nil {
 		return err
 	}
+	m.leaves = make([][]kvm.CPUIDEntry, m.cfg.CPUs)
+	if m.saved != nil {
+		if err := m.savedLeaves(supported); err != nil {
+			return err
+		}
+	}
 	for id := range m.cfg.CPUs {
 		cfg := vcpu.Config{
 			VM: m.vm, ID: id, Ports: &m.ports, MMIO: &m.mmio, Memory: m.mem,
 			Setup: func(v *kvm.VCPU) error {
-				return setupCPU(v, supported, id, m.cfg.CPUs, deadline > 0, start)
+				if m.saved == nil {
+					m.leaves[id] = guestCPUID(v, supported, id, m.cfg.CPUs, deadline > 0)
+				}
+				if err := v.SetCPUID(m.leaves[id]); err != nil {
+					return err
+				}
+				if m.saved != nil {
+					return restoreCPU(v, &m.saved.CPUs[id])
+				}
+				return setupCPU(v, id, start)
 			},
 			Power:   m.power,
 			Crashed: m.crashed,
@@ -297,7 +337,7 @@ func (m *Machine) resume(from machineState) error {
 	if m.state != from || m.hasEnded() {
 		return ErrState
 	}
-	if from == statePaused {
+	if from == statePaused || m.saved != nil {
 		for _, t := range m.slots {
 			if err := t.Resume(); err != nil {
 				return fmt.Errorf("resume: %w", err)

@@ -27,19 +27,20 @@ const (
 	deliverExtINT = 7 << 8
 )
 
-// setupCPU readies vCPU id: all of them get CPUID, MSRs and their interrupt
-// pins as firmware leaves them; the first gets the registers of start as well,
-// the others wait for their start-up interrupt.
-func setupCPU(v *kvm.VCPU, supported []kvm.CPUIDEntry, id, cpus int, deadline bool, start *boot.State) error {
+// guestCPUID is what vCPU id of a machine that boots is told of its processor.
+func guestCPUID(v *kvm.VCPU, supported []kvm.CPUIDEntry, id, cpus int, deadline bool) []kvm.CPUIDEntry {
 	khz, err := v.TSCKHz()
 	if err != nil {
 		khz = 0 // a guest measures what it is not told
 	}
-	topology := kvm.Topology{APICID: uint32(id), CPUs: cpus, TSCKHz: khz}
-	if err := v.SetCPUID(kvm.GuestCPUID(supported, topology, deadline)); err != nil {
-		return err
-	}
-	err = v.SetMSRs([]kvm.MSREntry{
+	return kvm.GuestCPUID(supported, kvm.Topology{APICID: uint32(id), CPUs: cpus, TSCKHz: khz}, deadline)
+}
+
+// setupCPU readies vCPU id, which has its CPUID: all of them get MSRs and their
+// interrupt pins as firmware leaves them; the first gets the registers of start
+// as well, the others wait for their start-up interrupt.
+func setupCPU(v *kvm.VCPU, id int, start *boot.State) error {
+	err := v.SetMSRs([]kvm.MSREntry{
 		{Index: msrMiscEnable, Data: miscEnableFastString},
 		{Index: msrMTRRDef, Data: mtrrEnable | mtrrWriteBack},
 	})

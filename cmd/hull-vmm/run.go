@@ -156,6 +156,8 @@ func do(m *vmm.Machine, cmd vmm.Command, e *vmm.Event) error {
 		return m.Resize(cmd.Rows, cmd.Cols)
 	case vmm.CommandBalloon:
 		return m.SetBalloon(cmd.Bytes)
+	case vmm.CommandSnapshot:
+		return m.Snapshot(cmd.Dir, vmm.SnapshotOptions{Sync: cmd.Sync})
 	case vmm.CommandBalloonStats:
 		ctx, cancel := context.WithTimeout(context.Background(), statsPatience)
 		defer cancel()

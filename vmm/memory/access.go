@@ -45,6 +45,14 @@ func (m *Memory) Slice(gpa uint64, n int) ([]byte, error) {
 	return nil, &RangeError{GPA: gpa, Len: uint64(n)}
 }
 
+// offset is where a guest physical address that is RAM lies in the mapping.
+func (m *Memory) offset(gpa uint64) uint64 {
+	if gpa >= HighStart {
+		return gpa - HighStart + LowEnd
+	}
+	return gpa
+}
+
 // slice is Slice for lengths that need not fit an int.
 func (m *Memory) slice(gpa, n uint64) ([]byte, error) {
 	if n > m.size {

@@ -51,6 +51,7 @@ func (m *Memory) MapFile(gpa uint64, f *os.File, off int64, n uint64) error {
 	if err := mapFixed(dst, f, off, m.opts); err != nil {
 		return fmt.Errorf("mapping %s at %#x: %w", f.Name(), gpa, err)
 	}
+	m.backed = append(m.backed, Extent{m.offset(gpa), n})
 	return nil
 }
 

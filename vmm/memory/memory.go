@@ -98,6 +98,7 @@ type Memory struct {
 	closed  atomic.Bool
 	closeMu sync.Mutex // held by Close and by calls that change mappings
 	mapping []byte     // all of the mapping, guarded by closeMu
+	backed  []Extent   // the pieces that files are mapped to, guarded by closeMu
 }
 
 // New makes size bytes of RAM, all zero. The size must be a multiple of

@@ -20,6 +20,11 @@ func (r Region) HostAddress() uintptr {
 	return uintptr(unsafe.Pointer(unsafe.SliceData(r.Bytes)))
 }
 
+// firstPage is the number of the host's virtual page that RAM begins with.
+func (m *Memory) firstPage() uint64 {
+	return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(m.mapping)))) / PageSize
+}
+
 // mapAnonymous maps size zero bytes, aligned to HugePageSize.
 func mapAnonymous(size uint64, opts Options) ([]byte, error) {
 	const prot = unix.PROT_READ | unix.PROT_WRITE

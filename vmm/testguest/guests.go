@@ -20,6 +20,15 @@ const (
 	Finished = 0xdead      // the last report of guests that end
 )
 
+// StateCounts is where State counts, 8 bytes each: loops, timer interrupts, disk
+// requests, two of its own, and what it found wrong. Its disk has StateSectors
+// sectors that begin and end with StateSalt plus their number, 4 bytes.
+const (
+	StateCounts  = 0x30_0000
+	StateSectors = 64
+	StateSalt    = 0x5eed_5eed
+)
+
 // Guests, as ELF64 files.
 var (
 	//go:embed hello.elf
@@ -40,6 +49,8 @@ var (
 	Idle []byte // reports 1 and halts for good
 	//go:embed user.elf
 	User []byte // reports a rising counter from privilege level 3
+	//go:embed state.elf
+	State []byte // checks registers, timer and the first virtio disk for ever; see StateCounts
 	//go:embed fault.elf
 	Fault []byte // reports 1, then a triple fault
 )

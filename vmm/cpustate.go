@@ -1,0 +1,229 @@
+package vmm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/hullvm/hull/kvm"
+	"github.com/hullvm/hull/vmm/snapshot"
+)
+
+// Registers whose order matters. Intel SDM vol. 4.
+const (
+	msrTSC         = 0x10
+	msrTSCDeadline = 0x6e0
+)
+
+// saveCPU reads all of a paused vCPU; leaves are those that it was given, since
+// not every KVM reads back what was set. The state of multiprocessing comes first:
+// reading it has KVM take pending INIT and SIPI into account.
+func saveCPU(v *kvm.VCPU, leaves []kvm.CPUIDEntry, xsave int, indices []uint32) (c snapshot.CPU, err error) {
+	if c.MPState, err = v.MPState(); err != nil {
+		return c, err
+	}
+	for i := range leaves {
+		c.CPUID = append(c.CPUID, kvm.Bytes(&leaves[i])...)
+	}
+	regs, err := v.Regs()
+	if err != nil {
+		return c, err
+	}
+	sregs, err := v.Sregs()
+	if err != nil {
+		return c, err
+	}
+	c.XSave = make([]byte, xsave)
+	if err := v.XSave(c.XSave); err != nil {
+		return c, err
+	}
+	xcrs, err := v.XCRS()
+	if err != nil {
+		return c, err
+	}
+	debug, err := v.DebugRegs()
+	if err != nil {
+		return c, err
+	}
+	lapic, err := v.LAPIC()
+	if err != nil {
+		return c, err
+	}
+	if c.Nested, err = v.NestedState(); err != nil {
+		return c, err
+	}
+	if c.MSRs, err = readMSRs(v, indices); err != nil {
+		return c, err
+	}
+	events, err := v.Events()
+	if err != nil {
+		return c, err
+	}
+	c.Regs, c.Sregs, c.XCRS, c.DebugRegs = kvm.Bytes(&regs), kvm.Bytes(&sregs), kvm.Bytes(&xcrs), kvm.Bytes(&debug)
+	c.LAPIC, c.Events = kvm.Bytes(lapic), kvm.Bytes(&events)
+	return c, nil
+}
+
+// readMSRs reads those of the listed registers that this vCPU has: the list is
+// of all that KVM knows of.
+func readMSRs(v *kvm.VCPU, indices []uint32) ([]snapshot.MSR, error) {
+	entries := make([]kvm.MSREntry, len(indices))
+	for i, index := range indices {
+		entries[i].Index = index
+	}
+	out := make([]snapshot.MSR, 0, len(entries))
+	for len(entries) > 0 {
+		n, err := v.ReadMSRs(entries)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries[:n] {
+			out = append(out, snapshot.MSR{Index: e.Index, Data: e.Data})
+		}
+		if entries = entries[n:]; len(entries) > 0 {
+			entries = entries[1:] // the one at which KVM stopped
+		}
+	}
+	return out, nil
+}
+
+// restoreCPU writes to a fresh vCPU, which has its CPUID, what saveCPU has read. KVM checks each
+// structure; the order is that in which one depends on another: segments and
+// EFER need CPUID, the timer of the local APIC needs the APIC's mode, and the
+// deadline timer needs the time stamp counter.
+func restoreCPU(v *kvm.VCPU, c *snapshot.CPU) error {
+	regs, err1 := kvm.FromBytes[kvm.Regs](c.Regs)
+	sregs, err2 := kvm.FromBytes[kvm.Sregs](c.Sregs)
+	xcrs, err3 := kvm.FromBytes[kvm.XCRS](c.XCRS)
+	debug, err4 := kvm.FromBytes[kvm.DebugRegs](c.DebugRegs)
+	lapic, err5 := kvm.FromBytes[kvm.LAPICState](c.LAPIC)
+	events, err6 := kvm.FromBytes[kvm.VCPUEvents](c.Events)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
+		return err
+	}
+	for _, set := range []func() error{
+		func() error { return v.SetMPState(c.MPState) },
+		func() error { return v.SetSregs(sregs) },
+		func() error { return v.SetNestedState(c.Nested) },
+		func() error { return v.SetRegs(regs) },
+		func() error { return v.SetXSave(c.XSave) },
+		func() error { return v.SetXCRS(xcrs) },
+		func() error { return v.SetDebugRegs(debug) },
+		func() error { return v.SetLAPIC(lapic) },
+		func() error { return writeMSRs(v, c.MSRs) },
+		func() error { return v.SetEvents(events) },
+	} {
+		if err := set(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cpuidLeaves reads entries of struct kvm_cpuid_entry2.
+func cpuidLeaves(b []byte) ([]kvm.CPUIDEntry, error) {
+	size := binary.Size(kvm.CPUIDEntry{})
+	if len(b)%size != 0 {
+		return nil, fmt.Errorf("CPUID of %d bytes", len(b))
+	}
+	out := make([]kvm.CPUIDEntry, 0, len(b)/size)
+	for ; len(b) > 0; b = b[size:] {
+		e, err := kvm.FromBytes[kvm.CPUIDEntry](b[:size])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, *e)
+	}
+	return out, nil
+}
+
+// writeMSRs sets registers, the time stamp counter first and the deadline that
+// is counted in it last. One that KVM lists but does not let be set is as good
+// as set when it has that value already.
+func writeMSRs(v *kvm.VCPU, msrs []snapshot.MSR) error {
+	entries := make([]kvm.MSREntry, 0, len(msrs))
+	var deadline []kvm.MSREntry
+	for _, m := range msrs {
+		e := kvm.MSREntry{Index: m.Index, Data: m.Data}
+		switch m.Index {
+		case msrTSC:
+			entries = append([]kvm.MSREntry{e}, entries...)
+		case msrTSCDeadline:
+			deadline = append(deadline, e)
+		default:
+			entries = append(entries, e)
+		}
+	}
+	entries = append(entries, deadline...)
+	for len(entries) > 0 {
+		n, err := v.WriteMSRs(entries)
+		if err != nil {
+			return err
+		}
+		if entries = entries[n:]; len(entries) == 0 {
+			return nil
+		}
+		refused := entries[0]
+		now := []kvm.MSREntry{{Index: refused.Index}}
+		if n, err := v.ReadMSRs(now); err != nil || n != 1 || now[0].Data != refused.Data {
+			return fmt.Errorf("model-specific register %#x: this host's KVM does not take %#x", refused.Index, refused.Data)
+		}
+		entries = entries[1:]
+	}
+	return nil
+}
+
+// saveChips reads what KVM keeps for all vCPUs together.
+func (m *Machine) saveChips() (c snapshot.Chips, err error) {
+	clock, err := m.vm.Clock()
+	if err != nil {
+		return c, err
+	}
+	c.Clock = kvm.Bytes(&clock)
+	for i, to := range []*[]byte{&c.PIC0, &c.PIC1, &c.IOAPIC} {
+		chip, err := m.vm.IRQChip(uint32(i))
+		if err != nil {
+			return c, err
+		}
+		*to = kvm.Bytes(&chip)
+	}
+	if m.cfg.PIT {
+		pit, err := m.vm.PIT2()
+		if err != nil {
+			return c, err
+		}
+		c.PIT = kvm.Bytes(&pit)
+	}
+	return c, nil
+}
+
+// restoreChips writes what saveChips has read, once all vCPUs have their local
+// APICs: an interrupt that is pending in the I/O APIC goes there at once. The
+// guest's clock goes on from where it stood; the flags that came with it say
+// how it was read, and are not for setting it.
+func (m *Machine) restoreChips(c *snapshot.Chips) error {
+	for i, from := range [][]byte{c.PIC0, c.PIC1, c.IOAPIC} {
+		chip, err := kvm.FromBytes[kvm.IRQChip](from)
+		if err != nil {
+			return err
+		}
+		chip.ChipID = uint32(i)
+		if err := m.vm.SetIRQChip(*chip); err != nil {
+			return err
+		}
+	}
+	if m.cfg.PIT {
+		pit, err := kvm.FromBytes[kvm.PITState2](c.PIT)
+		if err != nil {
+			return err
+		}
+		if err := m.vm.SetPIT2(*pit); err != nil {
+			return err
+		}
+	}
+	clock, err := kvm.FromBytes[kvm.ClockData](c.Clock)
+	if err != nil {
+		return err
+	}
+	return m.vm.SetClock(kvm.ClockData{Clock: clock.Clock})
+}

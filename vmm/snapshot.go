@@ -1,0 +1,292 @@
+package vmm
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/kvm"
+	"github.com/hullvm/hull/virtio"
+	"github.com/hullvm/hull/vmm/memory"
+	"github.com/hullvm/hull/vmm/snapshot"
+)
+
+// Version is that of the program, for people who look into a snapshot.
+var Version = ""
+
+// Snapshot names the files of one, for Config.Restore.
+type Snapshot struct {
+	State  File `json:"state"`
+	Memory File `json:"memory"`
+	// Populate has the host map all of the guest's memory at once instead of
+	// page by page as the guest touches it.
+	Populate bool `json:"populate,omitempty"`
+}
+
+// SnapshotOptions are the choices one has about Machine.Snapshot.
+type SnapshotOptions struct {
+	// Sync returns only when the snapshot is on stable storage.
+	Sync bool
+}
+
+// stateKeeper is a device that keeps something a driver can notice beside what
+// its transport knows: what SaveState returns while the device is paused,
+// RestoreState takes in a device that nobody has used yet. The bytes come from a
+// file and are not trusted.
+type stateKeeper interface {
+	SaveState() ([]byte, error)
+	RestoreState(p []byte) error
+}
+
+// Snapshot writes all of a paused machine to the directory dir, which appears
+// when it is complete and takes the place of another one of the name. The
+// machine stays as it is: Resume lets it go on.
+//
+// What is on disks is not in it: whoever restores brings disks as they are now.
+func (m *Machine) Snapshot(dir string, opts SnapshotOptions) (err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != statePaused || m.hasEnded() {
+		return fmt.Errorf("snapshot: %w: it must be paused", ErrState)
+	}
+	if m.pmems > 0 {
+		return errors.New("snapshot: the machine has persistent memory, which is not saved yet")
+	}
+	out, err := snapshot.Create(dir)
+	if err != nil {
+		return err
+	}
+	s, err := m.saveState()
+	if err == nil {
+		err = m.writeSnapshot(out.Path(), s, opts)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("snapshot %s: %w", dir, err), out.Abort())
+	}
+	return out.Commit()
+}
+
+// saveState reads all of a paused machine but its RAM.
+func (m *Machine) saveState() (*snapshot.State, error) {
+	s := &snapshot.State{
+		Realtime: time.Now().UnixNano(), Program: Version,
+		Memory:   snapshot.Memory{Size: m.mem.Size()},
+		Platform: string(m.cfg.Platform), Ports: make(map[string][]byte),
+	}
+	if _, err := unix.Getrandom(s.ID[:], 0); err != nil {
+		return nil, fmt.Errorf("a name for the snapshot: %w", err)
+	}
+	indices, err := m.system.MSRIndexList()
+	if err != nil {
+		return nil, err
+	}
+	xsave, err := m.vm.XSaveSize()
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range m.cpus {
+		err := c.Do(func(v *kvm.VCPU) error {
+			cpu, err := saveCPU(v, m.leaves[i], xsave, indices)
+			s.CPUs = append(s.CPUs, cpu)
+			if khz, err := v.TSCKHz(); err == nil {
+				s.TSCKHz = khz
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("vCPU %d: %w", i, err)
+		}
+	}
+	if s.Chips, err = m.saveChips(); err != nil {
+		return nil, err
+	}
+	for name, d := range m.portDevices {
+		if s.Ports[name], err = d.SaveState(); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	for i, t := range m.slots {
+		d, err := saveDevice(t.Machine())
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.slotNames[i], err)
+		}
+		d.Name = m.slotNames[i]
+		s.Devices = append(s.Devices, d)
+	}
+	return s, nil
+}
+
+func saveDevice(m *virtio.Machine) (d snapshot.Device, err error) {
+	transport, err := m.State()
+	if err != nil {
+		return d, err
+	}
+	if d.Transport, err = json.Marshal(transport); err != nil {
+		return d, err
+	}
+	if k, ok := m.Device().(stateKeeper); ok {
+		d.Own, err = k.SaveState()
+	}
+	return d, err
+}
+
+// writeSnapshot writes both files. The state comes last, since it knows where
+// the memory's bytes are.
+func (m *Machine) writeSnapshot(dir string, s *snapshot.State, opts SnapshotOptions) error {
+	err := writeFile(filepath.Join(dir, snapshot.MemoryFile), opts, func(f *os.File) error {
+		extents, err := m.mem.Save(f)
+		if err != nil {
+			return err
+		}
+		for _, e := range extents {
+			s.Memory.Extents = append(s.Memory.Extents, snapshot.Extent(e))
+		}
+		_, err = f.WriteAt(snapshot.Trailer(s.ID), int64(s.Memory.Size))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, snapshot.StateFile), opts, func(f *os.File) error {
+		return snapshot.Write(f, s)
+	})
+}
+
+// writeFile makes a file that only its owner reads: it holds a guest's secrets.
+func writeFile(path string, opts SnapshotOptions, write func(*os.File) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	err = write(f)
+	if err == nil && opts.Sync {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// openSnapshot reads the state that the configuration names, and maps its
+// memory.
+func (m *Machine) openSnapshot(opts memory.Options) (err error) {
+	f, err := m.cfg.Restore.State.Open(os.O_RDONLY)
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	defer f.Close()
+	s, err := snapshot.Read(f)
+	if err != nil {
+		return fmt.Errorf("restore %s: %w", f.Name(), err)
+	}
+	if err := m.fits(s); err != nil {
+		return fmt.Errorf("restore %s: %w", f.Name(), err)
+	}
+	ram, err := m.cfg.Restore.Memory.Open(os.O_RDONLY)
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	defer ram.Close()
+	if err := s.CheckMemory(ram); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	extents := make([]memory.Extent, len(s.Memory.Extents))
+	for i, e := range s.Memory.Extents {
+		extents[i] = memory.Extent(e)
+	}
+	if m.mem, err = memory.Restore(ram, s.Memory.Size, extents, opts); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	if m.cfg.Restore.Populate {
+		m.mem.Populate(extents)
+	}
+	m.saved = s
+	return nil
+}
+
+// ErrMismatch is wrapped by the errors of a restore into a machine, or on a
+// host, of another kind than the snapshot's.
+var ErrMismatch = errors.New("the snapshot does not fit")
+
+// fits makes sure that the snapshot is of a machine such as the configuration
+// describes. Its devices are compared as they are made.
+func (m *Machine) fits(s *snapshot.State) error {
+	switch {
+	case s.Base != snapshot.ID{}:
+		return fmt.Errorf("%w: it is a differential one: merge it into the one it is based on", ErrMismatch)
+	case len(s.CPUs) != m.cfg.CPUs:
+		return fmt.Errorf("%w: it has %d vCPUs, the machine %d", ErrMismatch, len(s.CPUs), m.cfg.CPUs)
+	case s.Memory.Size != m.cfg.Memory:
+		return fmt.Errorf("%w: it has %d bytes of memory, the machine %d", ErrMismatch, s.Memory.Size, m.cfg.Memory)
+	case s.Platform != string(m.cfg.Platform):
+		return fmt.Errorf("%w: its platform is %s, the machine's %s", ErrMismatch, s.Platform, m.cfg.Platform)
+	case (len(s.Chips.PIT) > 0) != m.cfg.PIT:
+		return fmt.Errorf("%w: only one of snapshot and machine has a PIT", ErrMismatch)
+	}
+	return nil
+}
+
+// loadSnapshot puts the state of devices in place. vCPUs load theirs on their
+// own threads (restoreCPU), the interrupt controllers once there are vCPUs
+// (restoreChips).
+func (m *Machine) loadSnapshot() error {
+	s := m.saved
+	if len(s.Devices) != len(m.slots) {
+		return fmt.Errorf("restore: %w: it has %d virtio devices, the machine %d", ErrMismatch, len(s.Devices), len(m.slots))
+	}
+	if len(s.Ports) != len(m.portDevices) {
+		return fmt.Errorf("restore: %w: it has other devices behind I/O ports than the machine", ErrMismatch)
+	}
+	for name, d := range m.portDevices {
+		p, ok := s.Ports[name]
+		if !ok {
+			return fmt.Errorf("restore: %w: it has no %s", ErrMismatch, name)
+		}
+		if err := d.RestoreState(p); err != nil {
+			return fmt.Errorf("restore %s: %w", name, err)
+		}
+	}
+	for i, t := range m.slots {
+		if err := loadDevice(t.Machine(), &s.Devices[i]); err != nil {
+			return fmt.Errorf("restore %s as %s: %w", s.Devices[i].Name, m.slotNames[i], err)
+		}
+	}
+	return nil
+}
+
+func loadDevice(m *virtio.Machine, d *snapshot.Device) error {
+	var transport virtio.State
+	dec := json.NewDecoder(bytes.NewReader(d.Transport))
+	if err := dec.Decode(&transport); err != nil {
+		return err
+	}
+	if err := m.Restore(transport); err != nil {
+		return err
+	}
+	if k, ok := m.Device().(stateKeeper); ok {
+		return k.RestoreState(d.Own)
+	}
+	if len(d.Own) > 0 {
+		return fmt.Errorf("%w: the device keeps no state of its own", ErrMismatch)
+	}
+	return nil
+}
+
+// savedLeaves takes what the vCPUs were told of their processor from the
+// snapshot, and makes sure that this host's has it.
+func (m *Machine) savedLeaves(supported []kvm.CPUIDEntry) (err error) {
+	for i := range m.leaves {
+		if m.leaves[i], err = cpuidLeaves(m.saved.CPUs[i].CPUID); err != nil {
+			return fmt.Errorf("restore: vCPU %d: %w", i, err)
+		}
+		if missing := kvm.MissingFeatures(m.leaves[i], supported); len(missing) > 0 {
+			return fmt.Errorf("restore: %w on this host: its processor lacks %s", ErrMismatch, strings.Join(missing, ", "))
+		}
+	}
+	return nil
+}
