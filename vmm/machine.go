@@ -58,8 +58,8 @@ type Machine struct {
 	mmio   devices.Bus
 	cpus   []*vcpu.CPU
 	leaves [][]kvm.CPUIDEntry // of each vCPU, as they were set
-	slots  []*mmio.Transport // the virtio devices, in order
-	disks  []*disk           // those of them that are disks
+	slots  []*mmio.Transport  // the virtio devices, in order
+	disks  []*disk            // those of them that are disks
 
 	slotNames   []string               // what messages call the virtio devices
 	portDevices map[string]stateKeeper // devices behind I/O ports that a snapshot keeps, by name
