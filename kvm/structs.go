@@ -143,10 +143,10 @@ const xsaveSize = 4096
 
 // nestedState is struct kvm_nested_state with room for what Intel's (two pages) and AMD's (one) need.
 type nestedState struct {
-	flags, format uint16
-	size          uint32
-	_             [nestedHeader - 8]byte
-	data          [8192]byte
+	_, _ uint16 // flags, format
+	size uint32
+	_    [nestedHeader - 8]byte
+	data [8192]byte
 }
 
 // nestedHeader is the size of struct kvm_nested_state in bytes.
