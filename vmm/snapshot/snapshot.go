@@ -12,11 +12,11 @@ package snapshot
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 )
@@ -34,9 +34,11 @@ const (
 //	12  uint32    architecture, as ELF numbers them (e_machine)
 //	16  uint64    length of the body in bytes
 //	24            the body
-//	…   32 bytes  SHA-256 of all before
+//	…   uint32    CRC-32C of all before: against accidents, since nothing in a
+//	              snapshot is trusted for having the right one
 const (
 	headerSize = 24
+	sumSize    = 4
 	magic      = "hull\x00vm\n"
 
 	// Version of the format. A reader knows its own and all before it.
@@ -71,33 +73,34 @@ func Write(w io.Writer, s *State) error {
 
 // seal puts header and checksum around a body.
 func seal(body []byte) []byte {
-	b := make([]byte, headerSize, headerSize+len(body)+sha256.Size)
+	b := make([]byte, headerSize, headerSize+len(body)+sumSize)
 	copy(b, magic)
 	binary.LittleEndian.PutUint32(b[8:], Version)
 	binary.LittleEndian.PutUint32(b[12:], archX86_64)
 	binary.LittleEndian.PutUint64(b[16:], uint64(len(body)))
 	b = append(b, body...)
-	sum := sha256.Sum256(b)
-	return append(b, sum[:]...)
+	return binary.LittleEndian.AppendUint32(b, checksum(b))
 }
+
+func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
 // Read reads what Write wrote, to the end of r, and checks it. The error wraps
 // ErrFormat, ErrVersion or ErrArch unless it is r's own.
 func Read(r io.Reader) (*State, error) {
-	const most = headerSize + maxBody + sha256.Size
+	const most = headerSize + maxBody + sumSize
 	b, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(b) < headerSize+sha256.Size || len(b) > most || string(b[:8]) != magic {
+	if len(b) < headerSize+sumSize || len(b) > most || string(b[:8]) != magic {
 		return nil, ErrFormat
 	}
 	// The version comes first: what lies behind it is that version's business.
 	if v := binary.LittleEndian.Uint32(b[8:]); v == 0 || v > Version {
 		return nil, fmt.Errorf("%w: %d; this one knows 1 to %d", ErrVersion, v, Version)
 	}
-	rest, sum := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
-	if got := sha256.Sum256(rest); !bytes.Equal(got[:], sum) {
+	rest := b[:len(b)-sumSize]
+	if checksum(rest) != binary.LittleEndian.Uint32(b[len(rest):]) {
 		return nil, fmt.Errorf("%w: the checksum does not fit", ErrFormat)
 	}
 	if a := binary.LittleEndian.Uint32(b[12:]); a != archX86_64 {
