@@ -24,6 +24,17 @@ type Device interface {
 	Write(off uint64, p []byte)
 }
 
+// Snapshotter is a Device with a state that a snapshot must keep. No vCPU runs while its methods are called. A Device that is
+// none has nothing to keep, or is a virtio transport, which has more to say.
+type Snapshotter interface {
+	// SaveState returns the state in a form of the device's own, with a version, in a few kilobytes.
+	SaveState() ([]byte, error)
+
+	// RestoreState loads what SaveState has returned, perhaps in another process, into a device that no guest has used
+	// yet. p is not trusted. On error nothing has changed.
+	RestoreState(p []byte) error
+}
+
 // IRQ is an interrupt line of a device towards the interrupt controllers.
 type IRQ interface {
 	// Trigger sends one edge. It never blocks; edges that come faster than the guest takes them merge.

@@ -42,6 +42,7 @@ type Machine struct {
 var (
 	ErrClosed   = errors.New("device is closed")
 	ErrFeatures = errors.New("features are not acceptable")
+	ErrUnsaved  = errors.New("the device cannot be saved now")
 )
 
 // NewMachine makes a Machine for dev. irq sends an edge to the driver; it is called from any goroutine and must not

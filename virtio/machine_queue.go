@@ -1,6 +1,7 @@
 package virtio
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -83,8 +84,7 @@ func (m *Machine) ResetQueue(i uint32) {
 // QueueResetting reports whether queue i is being reset this moment.
 func (m *Machine) QueueResetting(i uint32) bool { return m.resetting.Load() == i+1 && i+1 != 0 }
 
-// State is what a snapshot keeps of the negotiation between driver and device. Devices that have more to keep do so
-// themselves.
+// State is what a snapshot keeps of a device: the negotiation with the driver, and what the device itself has to keep.
 type State struct {
 	DeviceID   uint32       `json:"device_id"`
 	Status     uint32       `json:"status"`
@@ -92,6 +92,27 @@ type State struct {
 	ISR        uint32       `json:"isr"`
 	Generation uint32       `json:"generation"`
 	Queues     []QueueState `json:"queues"`
+	// Config is the configuration space as the driver could read it, without zeros at its end. A device that is restored
+	// may have another one, such as a larger disk: the driver is told.
+	Config []byte `json:"config,omitempty"`
+	// Device is what a Snapshotter has returned.
+	Device []byte `json:"device,omitempty"`
+	// Selectors are the transport's own registers, which it saves and restores by itself.
+	Selectors []uint32 `json:"selectors,omitempty"`
+}
+
+const (
+	// MaxDeviceState bounds State.Device, in bytes.
+	MaxDeviceState = 64 << 10
+	// maxConfig bounds State.Config. No device's configuration space is as long.
+	maxConfig = 256
+)
+
+// config returns the configuration space without zeros at its end.
+func (m *Machine) config() []byte {
+	var p [maxConfig]byte
+	m.dev.ReadConfig(0, p[:])
+	return bytes.TrimRight(p[:], "\x00")
 }
 
 // Pause stops the device's goroutines; the driver is not told. When it returns, guest memory is not touched any more.
@@ -121,26 +142,43 @@ func (m *Machine) Resume() error {
 	return nil
 }
 
-// State returns the state of a paused machine.
+// State returns the state of a paused machine. The error wraps ErrUnsaved when the device cannot be part of a snapshot.
 func (m *Machine) State() (State, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.active {
 		return State{}, fmt.Errorf("save virtio device %d: it is not paused", m.dev.ID())
 	}
-	return State{
+	s := State{
 		DeviceID: m.dev.ID(), Status: m.status.Load(), Features: m.features,
-		ISR: m.isr.Load(), Generation: m.generation.Load(), Queues: slices.Clone(m.queues),
-	}, nil
+		ISR: m.isr.Load(), Generation: m.generation.Load(), Queues: slices.Clone(m.queues), Config: m.config(),
+	}
+	if d, ok := m.dev.(Snapshotter); ok {
+		var err error
+		if s.Device, err = d.SaveState(); err != nil {
+			return State{}, fmt.Errorf("save virtio device %d: %w", m.dev.ID(), err)
+		}
+	}
+	return s, nil
 }
 
 // Restore loads a state into a machine that no driver has used yet, and leaves it paused. The state is not trusted: it is
-// held to the same rules as what a driver writes. On error nothing has changed.
+// held to the same rules as what a driver writes. On error nothing has changed. Where the device's configuration is not
+// what it was, the driver learns of it after Resume.
 func (m *Machine) Restore(s State) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.checkState(s); err != nil {
 		return fmt.Errorf("restore virtio device %d: %w", m.dev.ID(), err)
+	}
+	if err := m.restoreDevice(s.Device); err != nil {
+		return fmt.Errorf("restore virtio device %d: %w", m.dev.ID(), err)
+	}
+	if !bytes.Equal(m.config(), s.Config) {
+		s.Generation++
+		if s.Status&StatusDriverOK != 0 {
+			s.ISR |= CauseConfig
+		}
 	}
 	m.paused = true
 	m.features = s.Features
@@ -148,6 +186,17 @@ func (m *Machine) Restore(s State) error {
 	m.isr.Store(s.ISR)
 	m.generation.Store(s.Generation)
 	m.status.Store(s.Status)
+	return nil
+}
+
+// restoreDevice hands the device what is its own.
+func (m *Machine) restoreDevice(p []byte) error {
+	if d, ok := m.dev.(Snapshotter); ok {
+		return d.RestoreState(p)
+	}
+	if len(p) > 0 {
+		return fmt.Errorf("%w: %d bytes of a device that keeps none", ErrState, len(p))
+	}
 	return nil
 }
 
@@ -167,6 +216,8 @@ func (m *Machine) checkState(s State) error {
 		return fmt.Errorf("%w: device status %#x", ErrState, s.Status)
 	case s.ISR&^(CauseQueue|CauseConfig) != 0:
 		return fmt.Errorf("%w: interrupt status %#x", ErrState, s.ISR)
+	case len(s.Config) > maxConfig || len(s.Device) > MaxDeviceState:
+		return fmt.Errorf("%w: configuration of %d bytes, device state of %d", ErrState, len(s.Config), len(s.Device))
 	case len(s.Queues) != len(m.queues):
 		return fmt.Errorf("%w: %d queues instead of %d", ErrState, len(s.Queues), len(m.queues))
 	}

@@ -113,6 +113,18 @@ type Resetter interface {
 	Reset()
 }
 
+// Snapshotter is a Device with state beyond its queues and its configuration that the driver relies on. Machine calls
+// both methods while the device is not active. A Device that is none has nothing to keep.
+type Snapshotter interface {
+	// SaveState returns that state in a form of the device's own, with a version, in at most MaxDeviceState bytes. An
+	// error that wraps ErrUnsaved says why the device cannot be part of a snapshot now.
+	SaveState() ([]byte, error)
+
+	// RestoreState loads what SaveState has returned, perhaps in another process, into a device that no driver has used
+	// yet. p is not trusted. An error wraps ErrState, and then nothing has changed.
+	RestoreState(p []byte) error
+}
+
 // SharedMemoryDevice is a Device with shared memory regions (2.10).
 type SharedMemoryDevice interface {
 	// SharedMemory returns guest physical address and length in bytes of region id.

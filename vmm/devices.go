@@ -32,7 +32,7 @@ func (m *Machine) attachDevices() ([]boot.Device, error) {
 			return nil, err
 		}
 	}
-	if err := legacy.Insert(&m.ports, m.cfg.PIT); err != nil {
+	if _, err := legacy.Insert(&m.ports, m.cfg.PIT); err != nil {
 		return nil, err
 	}
 	return m.attachVirtio()

@@ -1,6 +1,8 @@
 package legacy
 
 import (
+	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 )
@@ -61,6 +63,26 @@ func (c *Clock) Write(off uint64, p []byte) {
 	if off == 0 && len(p) > 0 {
 		c.index.Store(uint32(p[0] & 0x7f))
 	}
+}
+
+// stateVersion is the first byte of what SaveState returns; the second is the index.
+const stateVersion = 1
+
+// ErrState is wrapped by the error of RestoreState.
+var ErrState = errors.New("not a state of the CMOS clock")
+
+// SaveState returns which register is selected: a guest may be between the two accesses that reading one takes.
+func (c *Clock) SaveState() ([]byte, error) {
+	return []byte{stateVersion, byte(c.index.Load())}, nil
+}
+
+// RestoreState loads what SaveState has returned, which is not trusted. On error nothing has changed.
+func (c *Clock) RestoreState(p []byte) error {
+	if len(p) != 2 || p[0] != stateVersion || p[1] > 0x7f {
+		return fmt.Errorf("%w: %d bytes, % x", ErrState, len(p), p[:min(len(p), 8)])
+	}
+	c.index.Store(uint32(p[1]))
+	return nil
 }
 
 func (c *Clock) register(index uint32) byte {

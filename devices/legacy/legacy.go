@@ -47,17 +47,18 @@ func Absent(pit bool) []Range {
 	return r
 }
 
-// Insert puts all of Absent(pit) and a Clock on a port bus.
-func Insert(ports *devices.Bus, pit bool) error {
+// Insert puts all of Absent(pit) and a Clock on a port bus. The Clock is the only one of them with a state.
+func Insert(ports *devices.Bus, pit bool) (*Clock, error) {
 	for _, r := range Absent(pit) {
 		if err := ports.Insert(r.Base, r.Size, constant(r.Value)); err != nil {
-			return fmt.Errorf("legacy ports, %s: %w", r.Name, err)
+			return nil, fmt.Errorf("legacy ports, %s: %w", r.Name, err)
 		}
 	}
-	if err := ports.Insert(ClockPort, ClockSize, NewClock(nil)); err != nil {
-		return fmt.Errorf("legacy ports, CMOS clock: %w", err)
+	c := NewClock(nil)
+	if err := ports.Insert(ClockPort, ClockSize, c); err != nil {
+		return nil, fmt.Errorf("legacy ports, CMOS clock: %w", err)
 	}
-	return nil
+	return c, nil
 }
 
 // constant is a device of which each byte reads the same and writes are ignored.

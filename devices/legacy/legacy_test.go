@@ -1,6 +1,7 @@
 package legacy
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ func out(b *devices.Bus, port uint64, v byte) { b.Write(port, []byte{v}) }
 // The probes of Linux that would otherwise wait, done the way Linux does them.
 func TestLinuxProbesEndAtOnce(t *testing.T) {
 	var b devices.Bus
-	if err := Insert(&b, false); err != nil {
+	if _, err := Insert(&b, false); err != nil {
 		t.Fatal(err)
 	}
 	// quick_pit_calibrate: pit_expect_msb(0xff) must fail at its first read.
@@ -59,13 +60,13 @@ func TestLinuxProbesEndAtOnce(t *testing.T) {
 
 func TestWithPIT(t *testing.T) {
 	var b devices.Bus
-	if err := Insert(&b, true); err != nil {
+	if _, err := Insert(&b, true); err != nil {
 		t.Fatal(err)
 	}
 	if b.Read(0x42, []byte{0}) || b.Read(0x61, []byte{0}) {
 		t.Error("the PIT's ports are taken although KVM has a PIT")
 	}
-	if err := Insert(&b, true); err == nil {
+	if _, err := Insert(&b, true); err == nil {
 		t.Error("inserting twice worked")
 	}
 }
@@ -98,4 +99,30 @@ func TestClock(t *testing.T) {
 		t.Errorf("index port reads %#x, want 0xff", p[0])
 	}
 	NewClock(nil).Read(1, p)
+}
+
+// A guest that has selected a register finds it selected after it has moved.
+func TestClockState(t *testing.T) {
+	c := NewClock(nil)
+	c.Write(0, []byte{0x80 | rtcRegD})
+	state, err := c.SaveState()
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := NewClock(nil)
+	if err := moved.RestoreState(state); err != nil {
+		t.Fatal(err)
+	}
+	var p [1]byte
+	if moved.Read(1, p[:]); p[0] != regDValid {
+		t.Errorf("the register that was selected reads %#x", p[0])
+	}
+	for _, bad := range [][]byte{nil, {stateVersion}, {stateVersion + 1, 0}, {stateVersion, 0x80}, make([]byte, 100)} {
+		if err := moved.RestoreState(bad); !errors.Is(err, ErrState) {
+			t.Errorf("%x: %v", bad, err)
+		}
+	}
+	if moved.Read(1, p[:]); p[0] != regDValid {
+		t.Error("a state that was refused has changed something")
+	}
 }

@@ -80,6 +80,19 @@ func (t typing) Write(off uint64, p []byte) {
 
 func (t typing) Close() error { return t.Transport.Close() }
 
+// Restore has whoever types go on where the saved input ends.
+func (t typing) Restore(s virtio.State) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.in.mu.Lock()
+	t.in.count = 0
+	t.in.mu.Unlock()
+	if n := len(s.Device); n > stateHeader {
+		t.at = (int(s.Device[n-1]) + 1) % 251
+	}
+	return t.Transport.Restore(s)
+}
+
 func connect(dev virtio.Device, mem virtio.Memory, irq virtiotest.IRQ) (virtiotest.Transport, error) {
 	t, err := mmio.New(dev, mem, irq, mmio.Options{})
 	if p, ok := dev.(*typist); ok && err == nil {

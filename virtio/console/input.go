@@ -1,13 +1,18 @@
 package console
 
 import (
+	"bytes"
 	"sync"
 
 	"github.com/hullvm/hull/virtio"
 )
 
-// inputLimit is the number of bytes that are taken ahead of the guest.
-const inputLimit = 4 << 10
+const (
+	// inputLimit is the number of bytes that are taken ahead of the guest.
+	inputLimit = 4 << 10
+	// restoredLimit bounds the bytes that a snapshot keeps of it: what is restored, and what was typed before that.
+	restoredLimit = 2 * inputLimit
+)
 
 // input is a ring of bytes on their way to the guest.
 type input struct {
@@ -18,6 +23,8 @@ type input struct {
 	head    int
 	count   int
 	starved bool // a put was cut short
+
+	restored []byte // comes before the ring, in a buffer of its own
 }
 
 // put appends as much of p as fits and returns how much that is.
@@ -36,6 +43,11 @@ func (in *input) put(p []byte) int {
 func (in *input) fill(dst *virtio.Buffers) int {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if len(in.restored) > 0 {
+		n := dst.Write(in.restored)
+		in.restored = in.restored[n:]
+		return n
+	}
 	done := 0
 	for in.count > 0 && dst.Len() > 0 {
 		n := dst.Write(in.ring[in.head:min(in.head+in.count, inputLimit)])
@@ -51,4 +63,20 @@ func (in *input) fill(dst *virtio.Buffers) int {
 		}
 	}
 	return done
+}
+
+// save appends what the guest has not got yet to p: no more than restoredLimit bytes.
+func (in *input) save(p []byte) []byte {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	first := in.ring[in.head:min(in.head+in.count, inputLimit)]
+	all := append(append(append(p, in.restored...), first...), in.ring[:in.count-len(first)]...)
+	return all[:min(len(all), len(p)+restoredLimit)]
+}
+
+// restore has the guest get p, which was typed at another host, before all that is typed at this one.
+func (in *input) restore(p []byte) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.restored = bytes.Clone(p)
 }

@@ -122,6 +122,39 @@ func (t *Transport) Pause() error { return t.machine.Pause() }
 // Resume starts again what Pause has stopped.
 func (t *Transport) Resume() error { return t.machine.Resume() }
 
+// selectors returns the selector registers, in the order in which State keeps them.
+func (t *Transport) selectors() []*atomic.Uint32 {
+	return []*atomic.Uint32{&t.deviceFeaturesSel, &t.driverFeaturesSel, &t.queueSel, &t.shmSel}
+}
+
+// State returns the state of a transport that is paused. Unlike Machine's it has the selector registers.
+func (t *Transport) State() (virtio.State, error) {
+	s, err := t.machine.State()
+	if err != nil {
+		return virtio.State{}, err
+	}
+	for _, r := range t.selectors() {
+		s.Selectors = append(s.Selectors, r.Load())
+	}
+	return s, nil
+}
+
+// Restore loads a state, which is not trusted, into a transport that no driver has used yet, and leaves it paused. On error
+// nothing has changed.
+func (t *Transport) Restore(s virtio.State) error {
+	selectors := t.selectors()
+	if n := len(s.Selectors); n != len(selectors) {
+		return fmt.Errorf("restore virtio-mmio transport: %w: %d selector registers instead of %d", virtio.ErrState, n, len(selectors))
+	}
+	if err := t.machine.Restore(s); err != nil {
+		return err
+	}
+	for i, r := range selectors {
+		r.Store(s.Selectors[i])
+	}
+	return nil
+}
+
 // Close deactivates the device and closes the eventfds. vCPUs must have stopped, or the transport must be off the bus,
 // and KVM must have let go of the eventfds.
 func (t *Transport) Close() error { return t.machine.Close() }

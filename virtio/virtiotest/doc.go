@@ -30,6 +30,8 @@ type Transport interface {
 	Pause() error
 	Resume() error
 	Close() error
+	State() (virtio.State, error)
+	Restore(virtio.State) error
 }
 
 // Suite describes a device to the tests.

@@ -95,8 +95,15 @@ func (s Suite) NewDriver(t testing.TB) *Driver { return s.NewDriverIn(t, NewMemo
 func (s Suite) NewDriverIn(t testing.TB, mem *Memory) *Driver {
 	t.Helper()
 	d := &Driver{T: t, Mem: mem, Line: &Line{edge: make(chan struct{}, 1)}}
-	dev := s.New(t)
-	tr, err := s.Connect(dev, mem, d.Line)
+	d.Dev = s.connect(t, d)
+	d.Rings = make([]*Ring, len(d.Dev.NotifyFDs()))
+	return d
+}
+
+// connect makes a new device on d's memory and interrupt line.
+func (s Suite) connect(t testing.TB, d *Driver) Transport {
+	t.Helper()
+	tr, err := s.Connect(s.New(t), d.Mem, d.Line)
 	if err != nil {
 		t.Fatalf("connect the device: %v", err)
 	}
@@ -105,9 +112,7 @@ func (s Suite) NewDriverIn(t testing.TB, mem *Memory) *Driver {
 			t.Errorf("close the device: %v", err)
 		}
 	})
-	d.Dev = tr
-	d.Rings = make([]*Ring, len(tr.NotifyFDs()))
-	return d
+	return tr
 }
 
 // Read reads a 32-bit register.

@@ -28,6 +28,8 @@ func (s Suite) Conformance(t *testing.T) {
 		{"2.6.1 queue reset", s.testQueueReset},
 		{"pause and resume", s.testPauseResume},
 		{"pause and resume under load", s.testPauseUnderLoad},
+		{"saved and restored", s.testSaveAndRestore},
+		{"state is not trusted", s.testRestoreDoesNotTrust},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(s.NewDriver(t), t) })
 	}

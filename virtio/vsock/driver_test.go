@@ -44,6 +44,7 @@ type driver struct {
 	*virtiotest.Driver
 	t    testing.TB
 	dev  *Device
+	cid  uint64 // the guest's
 	path string
 	bell *doorbells
 
@@ -70,7 +71,7 @@ type options struct {
 // newDriver makes a device with a driver that is ready.
 func newDriver(t testing.TB, o options) *driver {
 	t.Helper()
-	g := &driver{t: t, path: filepath.Join(t.TempDir(), "v"), rxSize: o.rxSize, txSize: o.txSize}
+	g := &driver{t: t, cid: testCID, path: filepath.Join(t.TempDir(), "v"), rxSize: o.rxSize, txSize: o.txSize}
 	suite := virtiotest.Suite{
 		New: func(t testing.TB) virtio.Device {
 			dev, err := New(Config{GuestCID: testCID, Path: g.path})
@@ -163,7 +164,7 @@ func (g *driver) poll() (p packet, ok bool) {
 	if int(p.len) != len(p.data) {
 		g.t.Errorf("packet %v with %d bytes of data", p, len(p.data))
 	}
-	if p.dstCID != testCID {
+	if p.dstCID != g.cid {
 		g.t.Errorf("packet %v is not for this guest", p)
 	}
 	g.offer(uint16(id))
@@ -218,7 +219,7 @@ func (g *driver) nothing() {
 func (g *driver) send(p packet) {
 	g.t.Helper()
 	if p.srcCID == 0 {
-		p.srcCID = testCID
+		p.srcCID = g.cid
 	}
 	if p.dstCID == 0 {
 		p.dstCID = hostCID
