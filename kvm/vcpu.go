@@ -289,6 +289,15 @@ func (v *VCPU) TSCKHz() (int, error) {
 	return n, nil
 }
 
+// SetTSCKHz sets the frequency of the guest's time stamp counter, for a guest that has measured it on another host. It
+// fails where the processor cannot scale (KVM_CAP_TSC_CONTROL).
+func (v *VCPU) SetTSCKHz(khz int) error {
+	if _, err := ioctl(v.fd, KVM_SET_TSC_KHZ, uintptr(khz)); err != nil {
+		return fmt.Errorf("KVM_SET_TSC_KHZ %d: %w", khz, err)
+	}
+	return nil
+}
+
 // KVMClockCtrl tells the guest that it was paused, so that its watchdogs do
 // not take the gap for a lock-up. EINVAL means that the guest does not use the
 // clock.

@@ -120,6 +120,24 @@ func restoreCPU(v *kvm.VCPU, c *snapshot.CPU) error {
 	return nil
 }
 
+// tscTolerance is how far a frequency may be from another before a guest must be told of it, in millionths: KVM's own limit.
+const tscTolerance = 250
+
+// restoreTSC has the time stamp counter run as fast as the guest has measured it.
+func restoreTSC(v *kvm.VCPU, khz int) error {
+	now, err := v.TSCKHz()
+	if khz == 0 || err != nil {
+		return nil // nobody knew, or knows
+	}
+	if diff := int64(now) - int64(khz); max(diff, -diff)*1_000_000 <= tscTolerance*int64(khz) {
+		return nil
+	}
+	if err := v.SetTSCKHz(khz); err != nil {
+		return fmt.Errorf("%w: its time stamp counter runs at %d kHz, this processor's at %d: %w", ErrMismatch, khz, now, err)
+	}
+	return nil
+}
+
 // cpuidLeaves reads entries of struct kvm_cpuid_entry2.
 func cpuidLeaves(b []byte) ([]kvm.CPUIDEntry, error) {
 	size := binary.Size(kvm.CPUIDEntry{})

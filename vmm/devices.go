@@ -32,9 +32,11 @@ func (m *Machine) attachDevices() ([]boot.Device, error) {
 			return nil, err
 		}
 	}
-	if _, err := legacy.Insert(&m.ports, m.cfg.PIT); err != nil {
+	clock, err := legacy.Insert(&m.ports, m.cfg.PIT)
+	if err != nil {
 		return nil, err
 	}
+	m.portDevices["serial port"], m.portDevices["CMOS clock"] = m.serial, clock
 	return m.attachVirtio()
 }
 

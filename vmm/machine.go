@@ -61,9 +61,9 @@ type Machine struct {
 	slots  []*mmio.Transport  // the virtio devices, in order
 	disks  []*disk            // those of them that are disks
 
-	slotNames   []string               // what messages call the virtio devices
-	portDevices map[string]stateKeeper // devices behind I/O ports that a snapshot keeps, by name
-	saved       *snapshot.State        // what the machine goes on from, nil for one that boots
+	slotNames   []string                       // what messages call the virtio devices
+	portDevices map[string]devices.Snapshotter // devices behind I/O ports that a snapshot keeps, by name
+	saved       *snapshot.State                // what the machine goes on from, nil for one that boots
 
 	pmems   int    // how many files are mapped behind RAM
 	pmemEnd uint64 // where the last of them ends, a guest physical address
@@ -126,7 +126,7 @@ func New(cfg Config, options ...Option) (_ *Machine, err error) {
 		cfg.Platform = PlatformACPI
 	}
 	m := &Machine{
-		cfg: cfg, tail: newTail(ConsoleTail), portDevices: make(map[string]stateKeeper),
+		cfg: cfg, tail: newTail(ConsoleTail), portDevices: make(map[string]devices.Snapshotter),
 		ended: make(chan struct{}), done: make(chan struct{}),
 	}
 	defer func() {
@@ -305,7 +305,7 @@ func (m *Machine) createCPUs(start *boot.State) error {
 					return err
 				}
 				if m.saved != nil {
-					return restoreCPU(v, &m.saved.CPUs[id])
+					return errors.Join(restoreTSC(v, m.saved.TSCKHz), restoreCPU(v, &m.saved.CPUs[id]))
 				}
 				return setupCPU(v, id, start)
 			},

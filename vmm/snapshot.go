@@ -1,7 +1,6 @@
 package vmm
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,15 +33,6 @@ type Snapshot struct {
 type SnapshotOptions struct {
 	// Sync returns only when the snapshot is on stable storage.
 	Sync bool
-}
-
-// stateKeeper is a device that keeps something a driver can notice beside what
-// its transport knows: what SaveState returns while the device is paused,
-// RestoreState takes in a device that nobody has used yet. The bytes come from a
-// file and are not trusted.
-type stateKeeper interface {
-	SaveState() ([]byte, error)
-	RestoreState(p []byte) error
 }
 
 // Snapshot writes all of a paused machine to the directory dir, which appears
@@ -113,28 +103,17 @@ func (m *Machine) saveState() (*snapshot.State, error) {
 		}
 	}
 	for i, t := range m.slots {
-		d, err := saveDevice(t.Machine())
+		state, err := t.State()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", m.slotNames[i], err)
 		}
-		d.Name = m.slotNames[i]
-		s.Devices = append(s.Devices, d)
+		d, err := json.Marshal(state)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.slotNames[i], err)
+		}
+		s.Devices = append(s.Devices, snapshot.Device{Name: m.slotNames[i], State: d})
 	}
 	return s, nil
-}
-
-func saveDevice(m *virtio.Machine) (d snapshot.Device, err error) {
-	transport, err := m.State()
-	if err != nil {
-		return d, err
-	}
-	if d.Transport, err = json.Marshal(transport); err != nil {
-		return d, err
-	}
-	if k, ok := m.Device().(stateKeeper); ok {
-		d.Own, err = k.SaveState()
-	}
-	return d, err
 }
 
 // writeSnapshot writes both files. The state comes last, since it knows where
@@ -252,27 +231,14 @@ func (m *Machine) loadSnapshot() error {
 		}
 	}
 	for i, t := range m.slots {
-		if err := loadDevice(t.Machine(), &s.Devices[i]); err != nil {
+		var state virtio.State
+		err := json.Unmarshal(s.Devices[i].State, &state)
+		if err == nil {
+			err = t.Restore(state)
+		}
+		if err != nil {
 			return fmt.Errorf("restore %s as %s: %w", s.Devices[i].Name, m.slotNames[i], err)
 		}
-	}
-	return nil
-}
-
-func loadDevice(m *virtio.Machine, d *snapshot.Device) error {
-	var transport virtio.State
-	dec := json.NewDecoder(bytes.NewReader(d.Transport))
-	if err := dec.Decode(&transport); err != nil {
-		return err
-	}
-	if err := m.Restore(transport); err != nil {
-		return err
-	}
-	if k, ok := m.Device().(stateKeeper); ok {
-		return k.RestoreState(d.Own)
-	}
-	if len(d.Own) > 0 {
-		return fmt.Errorf("%w: the device keeps no state of its own", ErrMismatch)
 	}
 	return nil
 }

@@ -238,8 +238,8 @@ func TestStatesThatMakeNoSense(t *testing.T) {
 		"a queue out of RAM":   func(s *snapshot.State) { editQueue(t, s, func(q *virtio.QueueState) { q.Desc = 1 << 40 }) },
 		"positions that lie":   func(s *snapshot.State) { editQueue(t, s, func(q *virtio.QueueState) { q.NextUsed++ }) },
 		"a queue of odd size":  func(s *snapshot.State) { editQueue(t, s, func(q *virtio.QueueState) { q.Size = 3 }) },
-		"a transport of noise": func(s *snapshot.State) { s.Devices[0].Transport = []byte(`{"queues":7}`) },
-		"state of its own":     func(s *snapshot.State) { s.Devices[0].Own = make([]byte, 1<<16) },
+		"a transport of noise": func(s *snapshot.State) { s.Devices[0].State = []byte(`{"queues":7}`) },
+		"state of its own":     func(s *snapshot.State) { editState(t, s, func(d *virtio.State) { d.Device = make([]byte, 1<<16) }) },
 	} {
 		t.Run(what, func(t *testing.T) {
 			f, err := os.Open(filepath.Join(dir, snapshot.StateFile))
@@ -276,13 +276,19 @@ const sregsCR4 = 8*24 + 2*16 + 3*8
 // editQueue changes the first queue of the first device.
 func editQueue(t *testing.T, s *snapshot.State, change func(*virtio.QueueState)) {
 	t.Helper()
+	editState(t, s, func(d *virtio.State) { change(&d.Queues[0]) })
+}
+
+// editState changes the first device.
+func editState(t *testing.T, s *snapshot.State, change func(*virtio.State)) {
+	t.Helper()
 	var state virtio.State
-	if err := json.Unmarshal(s.Devices[0].Transport, &state); err != nil {
+	if err := json.Unmarshal(s.Devices[0].State, &state); err != nil {
 		t.Fatal(err)
 	}
-	change(&state.Queues[0])
+	change(&state)
 	var err error
-	if s.Devices[0].Transport, err = json.Marshal(state); err != nil {
+	if s.Devices[0].State, err = json.Marshal(state); err != nil {
 		t.Fatal(err)
 	}
 }

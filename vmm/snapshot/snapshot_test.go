@@ -16,7 +16,7 @@ func small() *State {
 		ID: ID{1, 2, 3}, Realtime: 1, Platform: "none",
 		Memory:  Memory{Size: 1 << 20, Extents: []Extent{{Offset: 4096, Length: 8192}}},
 		CPUs:    []CPU{{CPUID: []byte{1}, MSRs: []MSR{{Index: 16, Data: 7}}}},
-		Devices: []Device{{Name: "disk 0", Transport: []byte(`{}`)}},
+		Devices: []Device{{Name: "disk 0", State: []byte(`{}`)}},
 		Ports:   map[string][]byte{"serial": {1}},
 	}
 }

@@ -93,10 +93,8 @@ type Chips struct {
 
 // Device is one virtio device.
 type Device struct {
-	Name      string          `json:"name"`      // for people
-	Transport json.RawMessage `json:"transport"` // virtio.State
-	// Own is what the device keeps beside that, in a form of its own.
-	Own []byte `json:"own,omitempty"`
+	Name  string          `json:"name"`  // for people
+	State json.RawMessage `json:"state"` // virtio.State
 }
 
 // Bounds of what a state may hold.
