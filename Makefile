@@ -14,7 +14,7 @@ GUEST   := go.mod go.sum $(shell find guestinit images/mkguest images/scratch -t
 PAYLOAD := build/initramfs.cpio build/uroot.ext4 build/uroot.json build/scratch.tmpl build/volume.tmpl build/hull-vmm
 
 .DELETE_ON_ERROR:
-.PHONY: all deps kernel run test test-unit test-lab test-e2e test-long lint bench-boot bench-io bench-linux chaos fuzz clean
+.PHONY: all deps kernel run test test-unit test-lab test-e2e test-long lint bench-boot bench-io bench-linux bench-snapshot chaos fuzz clean
 
 all: bin/hull bin/lab
 
@@ -132,6 +132,13 @@ build/iobench: $(SOURCES)
 bench-io: build/hull-vmm build/iobench
 	.ci/deps lab
 	build/iobench
+
+build/snapbench: $(SOURCES)
+	$(GOBUILD) -o $@ ./cmd/internal/snapbench
+
+bench-snapshot: build/hull-vmm build/snapbench
+	.ci/deps lab
+	build/snapbench
 
 bench-linux: all build/iobench
 	.ci/deps lab test

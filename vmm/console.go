@@ -33,7 +33,8 @@ type terminal interface {
 	Space() <-chan struct{}
 }
 
-// openInput opens a terminal's input, if it has one, and begins to read it.
+// openInput opens a terminal's input, if it has one. Start begins to read it: before, a restored guest's interrupt
+// controllers would not keep what input raises.
 func (m *Machine) openInput(f *File, t terminal) error {
 	if f == nil {
 		return nil
@@ -42,7 +43,17 @@ func (m *Machine) openInput(f *File, t terminal) error {
 	if err != nil {
 		return fmt.Errorf("input: %w", err)
 	}
-	go m.feed(in, t)
+	started := false
+	m.onStart = append(m.onStart, func() {
+		started = true
+		go m.feed(in, t)
+	})
+	m.closing(func() error {
+		if started {
+			return nil // it is feed's
+		}
+		return in.Close()
+	})
 	return nil
 }
 

@@ -149,6 +149,9 @@ func reserve(f *os.File, lock int) error {
 	return nil
 }
 
+// LayersSize is how many bytes a disk has whose layers are files of these sizes.
+func LayersSize(sizes []uint64) uint64 { return blk.GPTSize(sizes) }
+
 // findDisk returns the disk with this ID.
 func (m *Machine) findDisk(id string) (*disk, error) {
 	for _, d := range m.disks {

@@ -74,6 +74,7 @@ type Machine struct {
 
 	tail *tail
 
+	onStart []func()
 	onClose []func() error // in reverse order
 
 	mu    sync.Mutex // one change of state at a time; held while vCPUs are waited for
@@ -175,7 +176,7 @@ func New(cfg Config, options ...Option) (_ *Machine, err error) {
 	if m.saved == nil {
 		start, err = m.load(slots)
 	} else {
-		err = m.loadSnapshot()
+		err = m.loadDevices()
 	}
 	if err != nil {
 		return nil, err
@@ -187,6 +188,9 @@ func New(cfg Config, options ...Option) (_ *Machine, err error) {
 	if m.saved != nil {
 		if err := m.restoreChips(&m.saved.Chips); err != nil {
 			return nil, fmt.Errorf("restore: %w", err)
+		}
+		if err := m.loadPorts(); err != nil {
+			return nil, err
 		}
 	}
 	return m, nil
@@ -356,6 +360,9 @@ func (m *Machine) resume(from machineState) error {
 	}
 	if from == stateNew {
 		go m.watch()
+		for _, f := range m.onStart {
+			f()
+		}
 	}
 	m.state = stateRunning
 	return nil

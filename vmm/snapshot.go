@@ -20,6 +20,12 @@ import (
 // Version is that of the program, for people who look into a snapshot.
 var Version = ""
 
+// Names of the files in a snapshot's directory.
+const (
+	SnapshotState  = snapshot.StateFile
+	SnapshotMemory = snapshot.MemoryFile
+)
+
 // Snapshot names the files of one, for Config.Restore.
 type Snapshot struct {
 	State  File `json:"state"`
@@ -210,25 +216,30 @@ func (m *Machine) fits(s *snapshot.State) error {
 	return nil
 }
 
-// loadSnapshot puts the state of devices in place. vCPUs load theirs on their
-// own threads (restoreCPU), the interrupt controllers once there are vCPUs
-// (restoreChips).
-func (m *Machine) loadSnapshot() error {
-	s := m.saved
-	if len(s.Devices) != len(m.slots) {
-		return fmt.Errorf("restore: %w: it has %d virtio devices, the machine %d", ErrMismatch, len(s.Devices), len(m.slots))
-	}
-	if len(s.Ports) != len(m.portDevices) {
+// loadPorts puts the state of devices behind I/O ports in place. They may raise interrupts at once, so there must be
+// controllers for these already (restoreChips).
+func (m *Machine) loadPorts() error {
+	if len(m.saved.Ports) != len(m.portDevices) {
 		return fmt.Errorf("restore: %w: it has other devices behind I/O ports than the machine", ErrMismatch)
 	}
 	for name, d := range m.portDevices {
-		p, ok := s.Ports[name]
+		p, ok := m.saved.Ports[name]
 		if !ok {
 			return fmt.Errorf("restore: %w: it has no %s", ErrMismatch, name)
 		}
 		if err := d.RestoreState(p); err != nil {
 			return fmt.Errorf("restore %s: %w", name, err)
 		}
+	}
+	return nil
+}
+
+// loadDevices puts the state of virtio devices in place. vCPUs load theirs on their own threads (restoreCPU), the
+// interrupt controllers once there are vCPUs (restoreChips), and devices behind ports after these.
+func (m *Machine) loadDevices() error {
+	s := m.saved
+	if len(s.Devices) != len(m.slots) {
+		return fmt.Errorf("restore: %w: it has %d virtio devices, the machine %d", ErrMismatch, len(s.Devices), len(m.slots))
 	}
 	for i, t := range m.slots {
 		var state virtio.State

@@ -69,9 +69,9 @@ func NewGPT(files []*os.File) (*GPT, error) {
 		}
 		g.parts = append(g.parts, extent{start: at, size: size, file: file})
 		fillEntry(entries[i*gptEntrySize:], i, at/SectorSize, (at+size)/SectorSize-1)
-		at = (at + size + partitionAlign - 1) &^ (partitionAlign - 1)
+		at = alignUp(at + size)
 	}
-	g.size = (at + gptBack + partitionAlign - 1) &^ (partitionAlign - 1)
+	g.size = alignUp(at + gptBack)
 
 	last := g.size/SectorSize - 1
 	front := make([]byte, gptFront)
@@ -86,6 +86,17 @@ func NewGPT(files []*os.File) (*GPT, error) {
 	g.parts = append(tables, g.parts...)
 	g.parts = append(g.parts, extent{start: g.size - gptBack, size: gptBack, data: back})
 	return g, nil
+}
+
+func alignUp(n uint64) uint64 { return (n + partitionAlign - 1) &^ (partitionAlign - 1) }
+
+// GPTSize is how many bytes a disk has that NewGPT makes of files of these sizes.
+func GPTSize(sizes []uint64) uint64 {
+	at := uint64(partitionAlign)
+	for _, n := range sizes {
+		at = alignUp(at + n/SectorSize*SectorSize)
+	}
+	return alignUp(at + gptBack)
 }
 
 // fillEntry writes partition entry i (UEFI 2.10, table 5.6).

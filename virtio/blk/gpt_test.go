@@ -48,6 +48,9 @@ func TestGPTTablesAreValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	disk := image(t, g)
+	if n := GPTSize([]uint64{SectorSize, 3 << 20, 1<<20 + 512, 700}); n != uint64(len(disk)) {
+		t.Errorf("it has %d bytes, GPTSize says %d", len(disk), n)
+	}
 	le := binary.LittleEndian
 	last := uint64(len(disk))/SectorSize - 1
 	check := func(name string, at, other uint64) {
