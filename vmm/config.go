@@ -66,6 +66,10 @@ type Config struct {
 	// or "" for what the host does by itself. They make a guest that uses its memory faster and small VMs larger.
 	TransparentHugePages string `json:"transparent_huge_pages,omitempty"`
 
+	// TrackDirty notes which pages are written to, so that snapshots after the first can be differential. It costs the
+	// guest a fault for each page and snapshot.
+	TrackDirty bool `json:"track_dirty,omitempty"`
+
 	// Restore has the machine go on from a snapshot instead of booting: Kernel, Protocol, Initrd and CommandLine
 	// mean nothing then. What else there is must be as it was, but for files and paths, and sizes of disks.
 	Restore *Snapshot `json:"restore,omitempty"`

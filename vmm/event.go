@@ -66,4 +66,5 @@ type Command struct {
 	Bytes   uint64 `json:"bytes,omitempty"`
 	Dir     string `json:"dir,omitempty"`
 	Sync    bool   `json:"sync,omitempty"` // a snapshot is to be on stable storage before it is answered
+	Diff    bool   `json:"diff,omitempty"` // a snapshot of what has changed since the last
 }

@@ -64,6 +64,7 @@ type Machine struct {
 	slotNames   []string                       // what messages call the virtio devices
 	portDevices map[string]devices.Snapshotter // devices behind I/O ports that a snapshot keeps, by name
 	saved       *snapshot.State                // what the machine goes on from, nil for one that boots
+	latest      snapshot.ID                    // the snapshot since which it is noted what is written to; zero: none
 
 	pmems   int    // how many files are mapped behind RAM
 	pmemEnd uint64 // where the last of them ends, a guest physical address
@@ -212,8 +213,13 @@ func (m *Machine) createVM() (err error) {
 	if err := m.vm.SetTSSAddr(boot.KVMTSS); err != nil {
 		return err
 	}
+	flags := uint32(0)
+	if m.cfg.TrackDirty {
+		flags = kvm.KVM_MEM_LOG_DIRTY_PAGES
+		m.mem.Track()
+	}
 	for i, r := range m.mem.Regions() {
-		if err := m.vm.SetUserMemoryRegion(uint32(i), 0, r.GPA, r.Bytes); err != nil {
+		if err := m.vm.SetUserMemoryRegion(uint32(i), flags, r.GPA, r.Bytes); err != nil {
 			return err
 		}
 	}

@@ -39,6 +39,9 @@ type Snapshot struct {
 type SnapshotOptions struct {
 	// Sync returns only when the snapshot is on stable storage.
 	Sync bool
+	// Diff saves only the memory that has been written to since the last snapshot, or since the machine was restored
+	// from one. Config.TrackDirty must be set. MergeSnapshots puts the two together.
+	Diff bool
 }
 
 // Snapshot writes all of a paused machine to the directory dir, which appears
@@ -52,6 +55,9 @@ func (m *Machine) Snapshot(dir string, opts SnapshotOptions) (err error) {
 	if m.state != statePaused || m.hasEnded() {
 		return fmt.Errorf("snapshot: %w: it must be paused", ErrState)
 	}
+	if opts.Diff && (!m.cfg.TrackDirty || m.latest == snapshot.ID{}) {
+		return errors.New("snapshot: a differential one needs another before it, and a machine that notes what is written to (TrackDirty)")
+	}
 	if m.pmems > 0 {
 		return errors.New("snapshot: the machine has persistent memory, which is not saved yet")
 	}
@@ -59,21 +65,44 @@ func (m *Machine) Snapshot(dir string, opts SnapshotOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := m.saveState()
+	base := snapshot.ID{}
+	if opts.Diff {
+		base = m.latest
+	}
+	s, err := m.saveState(base)
 	if err == nil {
 		err = m.writeSnapshot(out.Path(), s, opts)
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("snapshot %s: %w", dir, err), out.Abort())
 	}
-	return out.Commit()
+	if err := out.Commit(); err != nil {
+		return err
+	}
+	if m.cfg.TrackDirty {
+		m.latest = s.ID
+	}
+	return nil
+}
+
+// takeDirty returns the memory that was written to since the last call, by the guest or by devices.
+func (m *Machine) takeDirty() ([]memory.Extent, error) {
+	var guest [][]uint64
+	for i, r := range m.mem.Regions() {
+		bitmap := make([]uint64, (r.Size/memory.PageSize+63)/64)
+		if err := m.vm.DirtyLog(uint32(i), bitmap); err != nil {
+			return nil, err
+		}
+		guest = append(guest, bitmap)
+	}
+	return m.mem.TakeDirty(guest), nil
 }
 
 // saveState reads all of a paused machine but its RAM.
-func (m *Machine) saveState() (*snapshot.State, error) {
+func (m *Machine) saveState(base snapshot.ID) (*snapshot.State, error) {
 	s := &snapshot.State{
 		Realtime: time.Now().UnixNano(), Program: Version,
-		Memory:   snapshot.Memory{Size: m.mem.Size()},
+		Memory: snapshot.Memory{Size: m.mem.Size()}, Base: base,
 		Platform: string(m.cfg.Platform), Ports: make(map[string][]byte),
 	}
 	if _, err := unix.Getrandom(s.ID[:], 0); err != nil {
@@ -126,7 +155,7 @@ func (m *Machine) saveState() (*snapshot.State, error) {
 // the memory's bytes are.
 func (m *Machine) writeSnapshot(dir string, s *snapshot.State, opts SnapshotOptions) error {
 	err := writeFile(filepath.Join(dir, snapshot.MemoryFile), opts, func(f *os.File) error {
-		extents, err := m.mem.Save(f)
+		extents, err := m.saveMemory(f, opts.Diff)
 		if err != nil {
 			return err
 		}
@@ -142,6 +171,21 @@ func (m *Machine) writeSnapshot(dir string, s *snapshot.State, opts SnapshotOpti
 	return writeFile(filepath.Join(dir, snapshot.StateFile), opts, func(f *os.File) error {
 		return snapshot.Write(f, s)
 	})
+}
+
+// saveMemory writes RAM, or what of it was written to since the last snapshot.
+func (m *Machine) saveMemory(f *os.File, diff bool) (extents []memory.Extent, err error) {
+	if m.cfg.TrackDirty {
+		// What is taken is forgotten: if this snapshot fails, the next one must be full.
+		m.latest = snapshot.ID{}
+		if extents, err = m.takeDirty(); err != nil {
+			return nil, err
+		}
+	}
+	if diff {
+		return extents, m.mem.SaveExtents(f, extents)
+	}
+	return m.mem.Save(f)
 }
 
 // writeFile makes a file that only its owner reads: it holds a guest's secrets.
@@ -191,6 +235,9 @@ func (m *Machine) openSnapshot(opts memory.Options) (err error) {
 		m.mem.Populate(extents)
 	}
 	m.saved = s
+	if m.cfg.TrackDirty {
+		m.latest = s.ID
+	}
 	return nil
 }
 
@@ -267,3 +314,7 @@ func (m *Machine) savedLeaves(supported []kvm.CPUIDEntry) (err error) {
 	}
 	return nil
 }
+
+// MergeSnapshots lays the differential snapshot in directory diff over the one in base that it is based on, and writes the
+// result to directory out.
+func MergeSnapshots(base, diff, out string) error { return snapshot.Merge(base, diff, out) }

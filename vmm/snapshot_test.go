@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -348,4 +350,81 @@ func must(b []byte, err error) []byte {
 		panic(err)
 	}
 	return b
+}
+
+// TestDifferentialSnapshots merges one after the other into the first, and goes on from the result.
+func TestDifferentialSnapshots(t *testing.T) {
+	parent := t.TempDir()
+	at := func(name string) string { return filepath.Join(parent, name) }
+	cfg := Config{CPUs: 1, TrackDirty: true, Disks: []Disk{{ID: "d", ReadOnly: true, File: &File{Path: stateDisk(t)}}}}
+	m, _, _ := bareConfig(t, testguest.State, cfg)
+	start(t, m)
+	last := counts{}
+	further := func(n counts) bool { return n.requests > last.requests+1 && n.ticks > last.ticks }
+	next := func() {
+		t.Helper()
+		runUntil(t, m, further)
+		last = stateCounts(t, m)
+	}
+	next()
+	if err := m.Snapshot(at("early"), SnapshotOptions{Diff: true}); err == nil {
+		t.Error("a differential snapshot of a machine that has no other")
+	}
+	if err := m.Snapshot(at("base"), SnapshotOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for i, base := range []string{"base", "merged0", "merged1"} {
+		if err := m.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		next()
+		if err := m.Snapshot(at("diff"), SnapshotOptions{Diff: true}); err != nil {
+			t.Fatal(err)
+		}
+		merged := fmt.Sprint("merged", i)
+		if err := MergeSnapshots(at(base), at("diff"), at(merged)); err != nil {
+			t.Fatal(err)
+		}
+		whole := make([]byte, m.mem.Size())
+		if _, err := m.mem.ReadAt(whole, 0); err != nil {
+			t.Fatal(err)
+		}
+		saved, err := os.ReadFile(filepath.Join(at(merged), snapshot.MemoryFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(whole, saved[:len(whole)]) {
+			t.Fatalf("%s: the memory is another than the machine's", merged)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(at("diff"), snapshot.MemoryFile)); err != nil || info.Sys().(*syscall.Stat_t).Blocks*512 > 1<<20 {
+		t.Errorf("a differential snapshot takes %d bytes, %v", info.Sys().(*syscall.Stat_t).Blocks*512, err)
+	}
+	if err := MergeSnapshots(at("base"), at("diff"), at("wrong")); !errors.Is(err, snapshot.ErrBase) {
+		t.Errorf("merged into a snapshot that it is not based on: %v", err)
+	}
+	cfg.Memory, cfg.Platform, cfg.Restore = 16<<20, PlatformNone, files(at("diff"))
+	refused(t, "a differential snapshot by itself", cfg, ErrMismatch)
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Restore = files(at("merged2"))
+	m, _, _ = bareConfig(t, testguest.State, cfg)
+	start(t, m)
+	next()
+
+	// What was restored is a base as well.
+	if err := m.Snapshot(at("onward"), SnapshotOptions{Diff: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := MergeSnapshots(at("merged2"), at("onward"), at("last")); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Restore = files(at("last"))
+	m, _, _ = bareConfig(t, testguest.State, cfg)
+	start(t, m)
+	next()
 }

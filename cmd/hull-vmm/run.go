@@ -157,7 +157,7 @@ func do(m *vmm.Machine, cmd vmm.Command, e *vmm.Event) error {
 	case vmm.CommandBalloon:
 		return m.SetBalloon(cmd.Bytes)
 	case vmm.CommandSnapshot:
-		return m.Snapshot(cmd.Dir, vmm.SnapshotOptions{Sync: cmd.Sync})
+		return m.Snapshot(cmd.Dir, vmm.SnapshotOptions{Sync: cmd.Sync, Diff: cmd.Diff})
 	case vmm.CommandBalloonStats:
 		ctx, cancel := context.WithTimeout(context.Background(), statsPatience)
 		defer cancel()

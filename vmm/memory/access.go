@@ -39,6 +39,9 @@ func (m *Memory) Slice(gpa uint64, n int) ([]byte, error) {
 			if n < 0 || uint64(n) > r.Size-off {
 				break
 			}
+			if d := m.dirty.Load(); d != nil {
+				d.mark(m.offset(gpa), uint64(n))
+			}
 			return r.Bytes[off : off+uint64(n) : off+uint64(n)], nil
 		}
 	}

@@ -96,9 +96,10 @@ type Memory struct {
 	regions []Region // sorted by GPA, 1 or 2, never changed after New
 
 	closed  atomic.Bool
-	closeMu sync.Mutex // held by Close and by calls that change mappings
-	mapping []byte     // all of the mapping, guarded by closeMu
-	backed  []Extent   // the pieces that files are mapped to, guarded by closeMu
+	dirty   atomic.Pointer[dirty] // nil unless Track was called
+	closeMu sync.Mutex            // held by Close and by calls that change mappings
+	mapping []byte                // all of the mapping, guarded by closeMu
+	backed  []Extent              // the pieces that files are mapped to, guarded by closeMu
 }
 
 // New makes size bytes of RAM, all zero. The size must be a multiple of

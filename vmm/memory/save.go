@@ -174,7 +174,7 @@ func Restore(f *os.File, size uint64, extents []Extent, opts Options) (_ *Memory
 			err = errors.Join(err, m.Close())
 		}
 	}()
-	for _, e := range extents {
+	for _, e := range coalesce(extents) {
 		if e.Offset%PageSize != 0 || e.Length%PageSize != 0 || e.Offset >= size || e.Length > size-e.Offset {
 			return nil, fmt.Errorf("restoring guest memory: %w: %d bytes at %d", ErrRange, e.Length, e.Offset)
 		}
