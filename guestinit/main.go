@@ -84,6 +84,7 @@ func serve(started int64) error {
 			return rootfs.MountVolume(disk, "/dev", dir, readOnly)
 		},
 		SetClock: setClock, AddEntropy: addEntropy,
+		AdjustClock: adjustClock, Reseed: reseed, Readdress: readdress, EndConnections: endConnections, Reread: reread,
 		Log: say,
 		Prepare: func() string {
 			root := <-ready

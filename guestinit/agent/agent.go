@@ -40,6 +40,14 @@ type Options struct {
 	AddEntropy func([]byte) error
 	// Network sets up network cards.
 	Network func([]proto.Interface) error
+	// AdjustClock adds ns to the wall clock, and Reseed adds random bytes and has the generator start from them.
+	AdjustClock func(ns int64) error
+	Reseed      func([]byte) error
+	// Readdress gives network cards new addresses, EndConnections ends TCP connections that leave the guest.
+	Readdress      func([]proto.Readdress) error
+	EndConnections func() error
+	// Reread has the kernel forget what it knows of a disk, once that has its size.
+	Reread func(dev string, d proto.ChangedDisk) error
 	// Share mounts the file system with a tag on a directory.
 	Share func(tag, dir string, readOnly bool) error
 	// Volume mounts the ext4 on a disk on a directory.
@@ -76,10 +84,13 @@ type Agent struct {
 	once    sync.Once      // closes stop
 	answers sync.WaitGroup // answers that wait for the end of a process
 
-	mu     sync.Mutex
-	conns  map[*control]struct{}
-	main   *container // nil before the start request
-	ending bool       // no more answers are begun
+	mu      sync.Mutex
+	conns   map[*control]struct{}
+	main    *container // nil before the start request
+	ending  bool       // no more answers are begun
+	ice     ice
+	working int    // requests under way that must not be cut in two by a snapshot
+	bootID  string // what containers read for the kernel's; "" for that
 }
 
 // container is what the main process lives in. Agent.mu guards its fields while it is started.
@@ -91,7 +102,8 @@ type container struct {
 	view     *view    // of a container that is only looked into; else nil
 	volatile bool
 	newPID   bool
-	group    *cgroup.Group // nil without cgroups
+	group    *cgroup.Group     // nil without cgroups
+	files    map[string]string // path in the container to the file of ours that is mounted there
 	cleared  sync.Once
 }
 
@@ -140,16 +152,20 @@ func (a *Agent) Run() error {
 	}
 	a.opts.Stages["agent"] = boottime()
 	a.mu.Unlock()
-	conn, err := a.opts.Transport.Dial(proto.PortControl)
-	if err != nil {
-		// Nobody waits for us. Somebody may still call.
-		a.opts.Log(fmt.Sprintf("calling the host: %v", err))
-	} else {
-		go a.serve(conn)
-	}
+	go a.call()
 	<-a.stop
 	a.end()
 	return nil
+}
+
+// call calls the host and serves it. When that fails nobody waits for us. Somebody may still call.
+func (a *Agent) call() {
+	conn, err := a.opts.Transport.Dial(proto.PortControl)
+	if err != nil {
+		a.opts.Log(fmt.Sprintf("calling the host: %v", err))
+		return
+	}
+	a.serve(conn)
 }
 
 // finish makes Run come to its end.
@@ -229,17 +245,30 @@ func (a *Agent) clear(c *container) {
 // container to path here.
 func (a *Agent) writeFiles(s *proto.Start) (map[string]string, error) {
 	files := make(map[string]string)
+	if a.bootID != "" && mountsProc(s.Spec) {
+		path, err := a.writeFile(bootIDFile, a.bootID+"\n")
+		if err != nil {
+			return nil, err
+		}
+		files[bootIDFile] = path
+	}
 	for target, content := range map[string]*string{
 		"/etc/hosts": s.Hosts, "/etc/resolv.conf": s.ResolvConf, "/etc/hostname": s.Hostname,
 	} {
 		if content == nil {
 			continue
 		}
-		path := filepath.Join(a.opts.Dir, filepath.Base(target))
-		if err := os.WriteFile(path, []byte(*content), 0o644); err != nil {
+		path, err := a.writeFile(target, *content)
+		if err != nil {
 			return nil, err
 		}
 		files[target] = path
 	}
 	return files, nil
+}
+
+// writeFile writes the file that is, or is to be, mounted at target, and returns its path. One that is there stays the same file.
+func (a *Agent) writeFile(target, content string) (path string, err error) {
+	path = filepath.Join(a.opts.Dir, filepath.Base(target))
+	return path, os.WriteFile(path, []byte(content), 0o644)
 }

@@ -51,7 +51,7 @@ func (a *Agent) serve(conn Conn) {
 		Version: proto.Version, MinVersion: proto.MinVersion,
 		Features: []string{
 			proto.FeatureExec, proto.FeatureWait, proto.FeatureNetwork, proto.FeatureDisks, proto.FeatureShares, proto.FeatureVolumes,
-			proto.FeatureFiles, proto.FeatureProcesses,
+			proto.FeatureFiles, proto.FeatureProcesses, proto.FeatureSnapshots,
 		},
 		Kernel: a.opts.Kernel, Stages: a.opts.Stages, Now: boottime(),
 	}
@@ -66,9 +66,14 @@ func (a *Agent) serve(conn Conn) {
 	}
 	a.mu.Lock()
 	delete(a.conns, c)
+	frozen := a.ice != thawed
 	orphaned := a.main != nil && a.main.owner == c
+	last := len(a.conns) == 0
 	a.mu.Unlock()
-	if orphaned {
+	switch {
+	case frozen && last:
+		go a.call() // this may be another machine
+	case !frozen && orphaned:
 		a.finish()
 	}
 }
@@ -82,16 +87,22 @@ func (a *Agent) handle(c *control, m proto.Message) {
 		}
 		c.send(proto.Message{Type: proto.TypeOK, ID: m.ID})
 	}
-	switch {
-	case m.Type == proto.TypeStart && m.Start != nil:
-		container, err := a.reserve(c)
-		if err != nil {
+	// work is what must not be cut in two by a snapshot. It goes on beside the next request.
+	work := func(do func()) {
+		if err := a.beginWork(); err != nil {
 			c.fail(m.ID, err)
 			return
 		}
-		go a.launch(c, m.ID, func() (*process, error) { return a.start(container, m.Start) })
+		go func() {
+			defer a.endWork()
+			do()
+		}()
+	}
+	switch {
+	case m.Type == proto.TypeStart && m.Start != nil:
+		a.launch(c, m.ID, true, func(container *container) (*process, error) { return a.start(container, m.Start) })
 	case m.Type == proto.TypeExec && m.Exec != nil:
-		go a.launch(c, m.ID, func() (*process, error) { return a.exec(m.Exec) })
+		a.launch(c, m.ID, false, func(*container) (*process, error) { return a.exec(m.Exec) })
 	case m.Type == proto.TypeSignal && m.Signal != nil:
 		ok(a.signal(m.Signal))
 	case m.Type == proto.TypeResize && m.Resize != nil:
@@ -102,24 +113,25 @@ func (a *Agent) handle(c *control, m proto.Message) {
 		ok(nil)
 		a.finish()
 	case m.Type == proto.TypeMount && m.Mount != nil:
-		container, err := a.reserve(c)
-		if err != nil {
+		if container, err := a.reserve(c); err != nil {
 			c.fail(m.ID, err)
-			return
+		} else {
+			work(func() { ok(a.mount(container, m.Mount)) })
 		}
-		go func() { ok(a.mount(container, m.Mount)) }()
 	case m.Type == proto.TypeStat && m.Stat != nil:
-		go answer(c, m.ID, func(out *proto.Message) (err error) {
-			out.Type = proto.TypeFile
-			out.File, err = a.stat(m.Stat)
-			return err
+		work(func() {
+			answer(c, m.ID, func(out *proto.Message) (err error) {
+				out.Type = proto.TypeFile
+				out.File, err = a.stat(m.Stat)
+				return err
+			})
 		})
 	case m.Type == proto.TypePack && m.Pack != nil:
-		go func() { ok(a.pack(m.Pack)) }()
+		work(func() { ok(a.pack(m.Pack)) })
 	case m.Type == proto.TypeUnpack && m.Unpack != nil:
-		go func() { ok(a.unpack(m.Unpack)) }()
+		work(func() { ok(a.unpack(m.Unpack)) })
 	case m.Type == proto.TypeChanges && m.Changes != nil:
-		go func() { ok(a.changes(m.Changes)) }()
+		work(func() { ok(a.changes(m.Changes)) })
 	case m.Type == proto.TypeProcesses:
 		go answer(c, m.ID, func(out *proto.Message) (err error) {
 			out.Type = proto.TypeProcesses
@@ -132,6 +144,23 @@ func (a *Agent) handle(c *control, m proto.Message) {
 			out.Usage, err = a.usage()
 			return err
 		})
+	case m.Type == proto.TypeDetach:
+		a.streams.detach()
+		ok(nil)
+	case m.Type == proto.TypeFreeze && m.Freeze != nil:
+		go answer(c, m.ID, func(out *proto.Message) (err error) {
+			out.Type = proto.TypeFrozen
+			out.Frozen, err = a.freeze(m.Freeze)
+			return err
+		})
+	case m.Type == proto.TypeClock && m.Clock != nil:
+		answer(c, m.ID, func(out *proto.Message) (err error) {
+			out.Type = proto.TypeClock
+			out.Clock, err = a.clock(m.Clock)
+			return err
+		})
+	case m.Type == proto.TypeThaw && m.Thaw != nil:
+		go func() { ok(a.thaw(c, m.Thaw)) }()
 	default:
 		c.fail(m.ID, &proto.Error{Code: proto.CodeUnsupported, Message: fmt.Sprintf("request %q: unknown, or without its body", m.Type)})
 	}
@@ -159,14 +188,30 @@ func (a *Agent) reserve(owner *control) (*container, error) {
 }
 
 // launch answers a start or exec, first when the process runs, then when it has ended.
-func (a *Agent) launch(c *control, id uint64, start func() (*process, error)) {
-	p, err := start()
+func (a *Agent) launch(c *control, id uint64, main bool, start func(*container) (*process, error)) {
+	err := a.beginWork()
 	if err != nil {
 		c.fail(id, err)
 		return
 	}
-	c.send(proto.Message{Type: proto.TypeStarted, ID: id, Started: &proto.Started{Process: p.name, PID: p.pid, Time: boottime(), Stages: p.stages}})
-	a.tell(c, id, p)
+	var container *container
+	if main {
+		if container, err = a.reserve(c); err != nil {
+			a.endWork()
+			c.fail(id, err)
+			return
+		}
+	}
+	go func() {
+		p, err := start(container)
+		a.endWork()
+		if err != nil {
+			c.fail(id, err)
+			return
+		}
+		c.send(proto.Message{Type: proto.TypeStarted, ID: id, Started: &proto.Started{Process: p.name, PID: p.pid, Time: boottime(), Stages: p.stages}})
+		a.tell(c, id, p)
+	}()
 }
 
 // tell answers a request when the process has ended.

@@ -152,8 +152,34 @@ func agentMain(dir string) error {
 			}
 			return testRoot{root, upper, []string{"/", layer}}, nil
 		},
+		// What would change the machine is noted.
+		AdjustClock:    func(ns int64) error { return note(dir, "clock", ns) },
+		Reseed:         func(seed []byte) error { return note(dir, "seed", seed) },
+		Readdress:      func(list []proto.Readdress) error { return note(dir, "cards", list) },
+		EndConnections: func() error { return note(dir, "connections", nil) },
+		Reread: func(_ string, d proto.ChangedDisk) error {
+			if d.Disk == "lost" {
+				return errors.New("there is no such disk")
+			}
+			return note(dir, "disk", d)
+		},
 		Log: func(line string) { fmt.Fprintln(os.Stderr, "agent:", line) },
 	}).Run()
+}
+
+// note adds a line to the file of what the agent has done.
+func note(dir, what string, v any) error {
+	f, err := os.OpenFile(filepath.Join(dir, "notes"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%s %s\n", what, raw)
+	return err
 }
 
 // testCgroup makes a cgroup to work in, if the machine has version 2.

@@ -2,13 +2,9 @@ package agent
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/guestinit/cgroup"
 	"github.com/hullvm/hull/guestinit/proto"
@@ -100,6 +96,9 @@ func (a *Agent) prepare(c *container, s *proto.Start, stages map[string]int64) (
 	if err != nil {
 		return nil, err
 	}
+	a.mu.Lock()
+	c.files = files
+	a.mu.Unlock()
 	if cgroups != "" {
 		var limits *specs.LinuxResources
 		if s.Spec.Linux != nil {
@@ -209,57 +208,6 @@ func (a *Agent) spawn(name string, conns map[string]Conn, cfg *stage.Config, att
 		return nil, err
 	}
 	p.terminal = terminal
-	connect(p, stdio, conns)
+	a.connect(p, stdio, conns)
 	return p, nil
-}
-
-// connect starts the copying between a process's streams and the host.
-func connect(p *process, stdio *stdio, conns map[string]Conn) {
-	if conn := conns[proto.StreamTerminal]; conn != nil {
-		go copyIn(p.terminal, conn, true)
-		go func() {
-			_, _ = io.CopyBuffer(onlyWriter{conn}, onlyReader{p.terminal}, make([]byte, copyBuffer))
-			// Whoever goes away from a terminal does not hang it up.
-			drain(p.terminal)
-			_ = conn.CloseWrite()
-			linger(conn)
-		}()
-	} else if p.terminal != nil {
-		// Nobody listens, but the process must not block.
-		go drain(p.terminal)
-	}
-	if conn := conns[proto.StreamStdin]; conn != nil {
-		go feed(p, stdio.ours[0], conn)
-	}
-	for i, name := range []string{1: proto.StreamStdout, 2: proto.StreamStderr} {
-		if conn := conns[name]; conn != nil && i > 0 {
-			go func() {
-				copyOut(conn, stdio.ours[i])
-				linger(conn)
-			}()
-		}
-	}
-}
-
-// feed copies the host's input to the process, until either has enough.
-func feed(p *process, w *os.File, conn Conn) {
-	var once sync.Once
-	end := func() { once.Do(func() { conn.Close() }) }
-	go func() {
-		<-p.reaped
-		end()
-	}()
-	copyIn(w, conn, false)
-	end()
-}
-
-// drain reads and forgets.
-func drain(f *os.File) {
-	buf := make([]byte, 4096)
-	for {
-		if _, err := f.Read(buf); err != nil && err != unix.EINTR {
-			f.Close()
-			return
-		}
-	}
 }

@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -29,11 +31,16 @@ const (
 type streams struct {
 	mu      sync.Mutex
 	waiting map[proto.StreamHeader]Conn
-	changed chan struct{} // closed and replaced when a connection has come
+	changed chan struct{}                  // closed and replaced when a connection has come
+	live    map[proto.StreamHeader]*stream // not at their ends
+	// detaching: the host has said that it lets go of all streams. A connection that is only seen now is one of those.
+	detaching bool
 }
 
 func newStreams() *streams {
-	return &streams{waiting: make(map[proto.StreamHeader]Conn), changed: make(chan struct{})}
+	return &streams{
+		waiting: make(map[proto.StreamHeader]Conn), changed: make(chan struct{}), live: make(map[proto.StreamHeader]*stream),
+	}
 }
 
 // serve takes connections until the listener is closed.
@@ -60,6 +67,9 @@ func (s *streams) greet(conn Conn) {
 func (s *streams) offer(h proto.StreamHeader, conn Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if l := s.live[h]; l != nil && l.attach(conn, s.detaching) {
+		return true
+	}
 	if s.waiting[h] != nil || len(s.waiting) >= maxUnclaimed {
 		return false
 	}
@@ -108,6 +118,70 @@ func (s *streams) claim(process string, names []string) (map[string]Conn, error)
 	}
 }
 
+// carry runs a stream over its first connection.
+func (s *streams) carry(l *stream, conn Conn) {
+	l.over = func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.live[l.header] == l {
+			delete(s.live, l.header)
+		}
+	}
+	s.mu.Lock()
+	s.live[l.header] = l
+	s.mu.Unlock()
+	go l.run(conn)
+}
+
+// all returns the streams that are not at their ends.
+func (s *streams) all() []*stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.live))
+}
+
+// detach has all streams let go of their connections, and of those that come, until setDetaching(false).
+func (s *streams) detach() {
+	s.setDetaching(true)
+	for _, l := range s.all() {
+		l.detach()
+	}
+}
+
+func (s *streams) setDetaching(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.detaching = on
+}
+
+// parked waits until no stream has a connection, and returns which can get one again.
+func (s *streams) parked(timeout time.Duration) ([]proto.StreamHeader, error) {
+	late := time.After(timeout)
+	for _, l := range s.all() {
+		if !l.waitParked(late) {
+			return nil, &proto.Error{Code: proto.CodeBusy, Message: fmt.Sprintf(
+				"the host has not let go of %s of process %q within %v", l.header.Stream, l.header.Process, timeout)}
+		}
+	}
+	var list []proto.StreamHeader
+	for _, l := range s.all() {
+		list = append(list, l.header)
+	}
+	slices.SortFunc(list, func(x, y proto.StreamHeader) int {
+		return cmp.Or(cmp.Compare(x.Process, y.Process), cmp.Compare(x.Stream, y.Stream))
+	})
+	return list, nil
+}
+
+// forget gives up the streams of a process.
+func (s *streams) forget(process string) {
+	for _, l := range s.all() {
+		if l.header.Process == process {
+			l.hangUp()
+		}
+	}
+}
+
 // checkStreams tells whether a process can have streams of these names.
 func checkStreams(names []string, terminal bool) error {
 	allowed := []string{proto.StreamStdin, proto.StreamStdout, proto.StreamStderr}
@@ -120,21 +194,6 @@ func checkStreams(names []string, terminal bool) error {
 		}
 	}
 	return nil
-}
-
-// copyIn copies what the host sends to a process, until the host ends it or the process does not want it.
-func copyIn(dst io.WriteCloser, src Conn, keepOpen bool) {
-	_, _ = io.CopyBuffer(onlyWriter{dst}, onlyReader{src}, make([]byte, copyBuffer))
-	if !keepOpen {
-		dst.Close()
-	}
-}
-
-// copyOut copies what a process prints to the host, until its end.
-func copyOut(dst Conn, src io.ReadCloser) {
-	_, _ = io.CopyBuffer(onlyWriter{dst}, onlyReader{src}, make([]byte, copyBuffer))
-	src.Close()
-	_ = dst.CloseWrite()
 }
 
 // linger closes a connection when the host has closed its end. Closing earlier

@@ -3,6 +3,7 @@ package archive
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -64,6 +65,52 @@ func (r *Root) Mountpoint(name string, dir bool, mount func(at string) error) er
 		fd = file
 	}
 	return mount(fdPath(fd))
+}
+
+// Rewrite gives a regular file the content that change makes of the present one; nil leaves it as it is, and so does a content of
+// more than limit bytes. Symbolic links are followed. It stays the same file.
+func (r *Root) Rewrite(name string, limit int, change func(old []byte) []byte) error {
+	fd, err := r.open(name, unix.O_RDWR|unix.O_NONBLOCK|unix.O_NOCTTY)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() || st.Size() > int64(limit) {
+		return err
+	}
+	old, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	if err != nil || len(old) > limit {
+		return err
+	}
+	content := change(old)
+	if content == nil {
+		return nil
+	}
+	if _, err := f.WriteAt(content, 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(content)))
+}
+
+// Cover mounts a tree of one file, of open_tree(2), over a regular file. Symbolic links are followed.
+func (r *Root) Cover(name string, tree int) error {
+	fd, err := r.open(name, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return &os.PathError{Op: "mount", Path: name, Err: errors.New("not a file")}
+	}
+	if err := unix.MoveMount(tree, "", fd, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return &os.PathError{Op: "mount", Path: name, Err: err}
+	}
+	return nil
 }
 
 // open opens a path. The caller closes the descriptor.

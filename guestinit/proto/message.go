@@ -31,7 +31,7 @@ const (
 )
 
 // Message is one frame on a control connection. The field that belongs to the
-// Type is set, the others are nil; ok, bye, shutdown and the requests of processes.go have none.
+// Type is set, the others are nil; ok, bye, shutdown, detach and the requests of processes.go have none.
 type Message struct {
 	Type Type   `json:"type"`
 	ID   uint64 `json:"id,omitempty"` // of the request; 0 in an event
@@ -58,6 +58,12 @@ type Message struct {
 	// processes.go
 	Processes *Processes `json:"processes,omitempty"`
 	Usage     *Usage     `json:"usage,omitempty"`
+
+	// snapshot.go
+	Freeze *Freeze `json:"freeze,omitempty"`
+	Frozen *Frozen `json:"frozen,omitempty"`
+	Clock  *Clock  `json:"clock,omitempty"`
+	Thaw   *Thaw   `json:"thaw,omitempty"`
 }
 
 // Hello introduces the agent.

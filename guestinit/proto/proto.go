@@ -11,6 +11,7 @@
 //     dial [PortControl] of the guest as often as it likes. All of them are
 //     equal, but for one thing: when the connection over which the main process
 //     was started is gone, nobody is left to care, and the guest powers off.
+//     A frozen guest waits instead (snapshot.go).
 //   - A stream connection, dialled by the host to [PortStream], carries one frame,
 //     a [StreamHeader], and then the raw bytes of one stream of one process,
 //     until one side shuts down its direction. It may be opened before
