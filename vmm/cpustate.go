@@ -41,6 +41,9 @@ func saveCPU(v *kvm.VCPU, leaves []kvm.CPUIDEntry, xsave int, indices []uint32) 
 	if err != nil {
 		return c, err
 	}
+	if xcrs.NrXRCS > 0 { // a processor without XSAVE has none
+		c.XCRS = kvm.Bytes(&xcrs)
+	}
 	debug, err := v.DebugRegs()
 	if err != nil {
 		return c, err
@@ -59,7 +62,7 @@ func saveCPU(v *kvm.VCPU, leaves []kvm.CPUIDEntry, xsave int, indices []uint32) 
 	if err != nil {
 		return c, err
 	}
-	c.Regs, c.Sregs, c.XCRS, c.DebugRegs = kvm.Bytes(&regs), kvm.Bytes(&sregs), kvm.Bytes(&xcrs), kvm.Bytes(&debug)
+	c.Regs, c.Sregs, c.DebugRegs = kvm.Bytes(&regs), kvm.Bytes(&sregs), kvm.Bytes(&debug)
 	c.LAPIC, c.Events = kvm.Bytes(lapic), kvm.Bytes(&events)
 	return c, nil
 }
@@ -94,11 +97,10 @@ func readMSRs(v *kvm.VCPU, indices []uint32) ([]snapshot.MSR, error) {
 func restoreCPU(v *kvm.VCPU, c *snapshot.CPU) error {
 	regs, err1 := kvm.FromBytes[kvm.Regs](c.Regs)
 	sregs, err2 := kvm.FromBytes[kvm.Sregs](c.Sregs)
-	xcrs, err3 := kvm.FromBytes[kvm.XCRS](c.XCRS)
-	debug, err4 := kvm.FromBytes[kvm.DebugRegs](c.DebugRegs)
-	lapic, err5 := kvm.FromBytes[kvm.LAPICState](c.LAPIC)
-	events, err6 := kvm.FromBytes[kvm.VCPUEvents](c.Events)
-	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
+	debug, err3 := kvm.FromBytes[kvm.DebugRegs](c.DebugRegs)
+	lapic, err4 := kvm.FromBytes[kvm.LAPICState](c.LAPIC)
+	events, err5 := kvm.FromBytes[kvm.VCPUEvents](c.Events)
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return err
 	}
 	for _, set := range []func() error{
@@ -107,7 +109,7 @@ func restoreCPU(v *kvm.VCPU, c *snapshot.CPU) error {
 		func() error { return v.SetNestedState(c.Nested) },
 		func() error { return v.SetRegs(regs) },
 		func() error { return v.SetXSave(c.XSave) },
-		func() error { return v.SetXCRS(xcrs) },
+		func() error { return restoreXCRS(v, c.XCRS) },
 		func() error { return v.SetDebugRegs(debug) },
 		func() error { return v.SetLAPIC(lapic) },
 		func() error { return writeMSRs(v, c.MSRs) },
@@ -118,6 +120,17 @@ func restoreCPU(v *kvm.VCPU, c *snapshot.CPU) error {
 		}
 	}
 	return nil
+}
+
+func restoreXCRS(v *kvm.VCPU, p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
+	xcrs, err := kvm.FromBytes[kvm.XCRS](p)
+	if err != nil {
+		return err
+	}
+	return v.SetXCRS(xcrs)
 }
 
 // tscTolerance is how far a frequency may be from another before a guest must be told of it, in millionths: KVM's own limit.

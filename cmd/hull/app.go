@@ -38,7 +38,7 @@ func (a *app) engine() (*engine.Engine, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.opened = engine.New(engine.Options{Dirs: dirs, Probe: probe})
+		a.opened = engine.New(engine.Options{Dirs: dirs, Probe: probe, Templates: []string{"/proc/self/exe", "template"}})
 	}
 	return a.opened, nil
 }

@@ -47,6 +47,7 @@ type runFlags struct {
 	pull, platform          string
 	quiet, sigProxy         bool
 	kernel, initrd, append  string
+	cold                    bool
 	bootTimeout             time.Duration
 	timing                  string
 }
@@ -121,6 +122,7 @@ func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.StringVar(&f.kernel, "kernel", "", "Boot this kernel `file` instead of the built-in one")
 	flags.StringVar(&f.initrd, "initrd", "", "Unpack this initramfs `file` before hull's own")
 	flags.StringVar(&f.append, "append", "", "Add `words` to the kernel command line")
+	flags.BoolVar(&f.cold, "cold", false, "Boot the VM instead of starting it from one that was saved when it had booted")
 	flags.DurationVar(&f.bootTimeout, "boot-timeout", bootTimeout, "How long the VM may take to boot; $HULL_BOOT_TIMEOUT changes the default")
 	flags.IntVar(&f.stopTimeout, "stop-timeout", 0, "`Seconds` that the container has to stop before it is killed; -1: any time (default 10)")
 	flags.StringVar(&f.restart, "restart", engine.RestartNo, "When to start the container again: no, always, unless-stopped, on-failure[:`retries`]")
@@ -140,7 +142,7 @@ func (f *runFlags) config(cmd *cobra.Command, image string, args []string) (engi
 		Terminal: f.terminal, OpenStdin: f.interactive, AutoRemove: f.remove,
 		ReadOnly: f.readOnly, TmpfsRoot: f.tmpfsRoot, CapAdd: f.capAdd, CapDrop: f.capDrop,
 		Privileged: f.privileged, SecurityOpt: f.securityOpts,
-		Kernel: f.kernel, Initrd: f.initrd, Append: f.append, BootTimeout: f.bootTimeout,
+		Kernel: f.kernel, Initrd: f.initrd, Append: f.append, Cold: f.cold, BootTimeout: f.bootTimeout,
 	}
 	if cmd.Flags().Changed("entrypoint") {
 		c.Entrypoint = []string{f.entrypoint}

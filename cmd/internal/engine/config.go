@@ -69,6 +69,7 @@ type Config struct {
 	Kernel      string        `json:"kernel,omitempty"` // path; "" is the built-in one
 	Initrd      string        `json:"initrd,omitempty"` // path; goes in front of what hull needs
 	Append      string        `json:"append,omitempty"` // more of the kernel command line
+	Cold        bool          `json:"cold,omitempty"`   // boot the VM, whatever there is to start it from
 	BootTimeout time.Duration `json:"boot_timeout,omitempty"`
 }
 

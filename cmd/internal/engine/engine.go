@@ -23,6 +23,7 @@ type Engine struct {
 	acquire func(context.Context, string) (*images.Image, func(), error)
 	// supervisor is the command line that runs Supervise, but for the container's ID.
 	supervisor []string
+	templates  []string // the command line that runs MakeTemplate; nil: there are none
 
 	filesOnce sync.Once
 	files     *bundle.Files
@@ -45,6 +46,10 @@ type Options struct {
 	// container's ID that is appended; nil: this program, with the argument "supervise".
 	Supervisor []string
 
+	// Templates is the command line of a program that calls MakeTemplate with the Shape that it reads from its standard
+	// input as JSON; nil: VMs are neither started from templates nor made ones.
+	Templates []string
+
 	// Files are the guest kernel and what goes with it; nil: those that this
 	// executable carries.
 	Files *bundle.Files
@@ -55,7 +60,7 @@ const thisProgram = "/proc/self/exe"
 
 // New makes an engine. It touches nothing yet.
 func New(o Options) *Engine {
-	e := &Engine{store: store{dirs: o.Dirs}, probe: o.Probe, supervisor: o.Supervisor}
+	e := &Engine{store: store{dirs: o.Dirs}, probe: o.Probe, supervisor: o.Supervisor, templates: o.Templates}
 	if e.supervisor == nil {
 		e.supervisor = []string{thisProgram, "supervise"}
 	}

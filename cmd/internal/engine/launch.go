@@ -40,6 +40,13 @@ func (r *run) start(ctx context.Context) error {
 		return err
 	}
 	r.listener, r.vm = listener, vm
+	if err := r.awaken(ctx, files); err != nil {
+		if r.vm != nil {
+			r.vm.kill()
+		}
+		listener.Close()
+		return err
+	}
 	return nil
 }
 
@@ -67,6 +74,7 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 	if r.network != nil {
 		config.NICs = append(config.NICs, r.network.nics...)
 	}
+	r.fromTemplate(files, &config, table)
 	r.unhold() // the layers are open, and the record says that they are in use
 	r.line.Mark(timeline.Prepared, monotonic())
 	vm, err := startVM(vmSpec{

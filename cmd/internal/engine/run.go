@@ -89,6 +89,7 @@ type run struct {
 	listener    *net.UnixListener // for the agent
 	clockOffset int64             // host's CLOCK_MONOTONIC less guest's CLOCK_BOOTTIME, ns; see hostTime
 	memory      uint64            // of the VM, bytes
+	warm        warm
 
 	workload sync.Mutex    // for what follows
 	client   *proto.Client // set while the workload runs
@@ -203,7 +204,10 @@ func (r *run) boot(ctx context.Context) (Exit, error) {
 func (r *run) greet(ctx context.Context) (*proto.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.record.Config.BootTimeout)
 	defer cancel()
-	client, err := acceptAgent(ctx, r.listener)
+	client, err := r.warm.client, error(nil)
+	if client == nil {
+		client, err = acceptAgent(ctx, r.listener)
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil, errBootTimeout
 	}
@@ -223,7 +227,7 @@ func (r *run) greet(ctx context.Context) (*proto.Client, error) {
 	r.clockOffset = now - hello.Now
 	r.line.Mark(timeline.Hello, now)
 	for name, stage := range map[string]string{"init": timeline.Init, "agent": timeline.Agent} {
-		if at, ok := hello.Stages[name]; ok {
+		if at, ok := hello.Stages[name]; ok && !r.warm.opened { // those of a template were before all this
 			r.line.Mark(stage, at+r.clockOffset)
 		}
 	}
@@ -277,6 +281,9 @@ func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exi
 	}
 	r.emit("start", nil)
 	r.attach.hasStarted()
+	if r.warm.fits && !r.warm.opened {
+		r.engine.orderTemplate(r.warm.shape)
+	}
 	stopChecks := r.watchHealth(ctx, client)
 	ended, err := process.Wait(ctx)
 	stopChecks()

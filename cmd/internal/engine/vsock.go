@@ -108,6 +108,7 @@ func openStream(ctx context.Context, socket, process, stream string) (*net.UnixC
 
 // acceptAgent waits until the guest's agent has come and said hello.
 func acceptAgent(ctx context.Context, l *net.UnixListener) (*proto.Client, error) {
+	_ = l.SetDeadline(time.Time{}) // who waited before may have given up; it fails when the listener is closed, which is next
 	stop := context.AfterFunc(ctx, func() { l.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	conn, err := l.AcceptUnix()

@@ -1,0 +1,114 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+
+	"github.com/hullvm/hull/guestinit/proto"
+	"github.com/hullvm/hull/images"
+	"github.com/hullvm/hull/images/bundle"
+	"github.com/hullvm/hull/vmm"
+)
+
+// warm is what a life knows of the template that it starts from, or that it could have started from.
+type warm struct {
+	shape  Shape
+	fits   bool          // a VM of this container can start from a template
+	opened bool          // it does
+	failed bool          // it has tried to
+	client *proto.Client // the agent of a VM that has started from one
+}
+
+// fromTemplate has the VM start from a template if it can.
+func (r *run) fromTemplate(files *bundle.Files, config *vmm.Config, table *fileTable) {
+	c := &r.record.Config
+	if c.Cold || r.engine.templates == nil || r.warm.failed {
+		return
+	}
+	if r.warm.shape, r.warm.fits = shapeOf(files, config, c); r.warm.fits {
+		config.Restore = r.engine.openTemplate(r.warm.shape, table)
+		r.warm.opened = config.Restore != nil
+	}
+}
+
+// awaken has a VM that has started from a template answer, and become this container's. A template that does not is thrown
+// away, and the VM starts once more without.
+func (r *run) awaken(ctx context.Context, files *bundle.Files) error {
+	if !r.warm.opened {
+		return nil
+	}
+	err := r.becomeContainer(ctx)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	r.vm.kill()
+	r.network.close()
+	r.network, r.guestDisks = nil, nil
+	r.engine.dropTemplate(r.warm.shape)
+	r.warm.opened, r.warm.failed = false, true
+	if r.attach.Note != nil {
+		r.attach.Note(fmt.Sprintf("the saved VM did not start (%v); booting one", err))
+	}
+	r.vm, err = r.launch(ctx, files)
+	return err
+}
+
+// becomeContainer tells the agent of a template what is this container's.
+func (r *run) becomeContainer(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.record.Config.BootTimeout)
+	defer cancel()
+	go func() {
+		select {
+		case <-r.vm.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	client, err := acceptAgent(ctx, r.listener)
+	if err == nil {
+		err = r.thawTemplate(ctx, client)
+		if err != nil {
+			client.Close()
+		}
+	}
+	if err != nil {
+		select {
+		case <-r.vm.done:
+			return r.vm.result().err()
+		default:
+			return err
+		}
+	}
+	r.warm.client = client
+	return nil
+}
+
+func (r *run) thawTemplate(ctx context.Context, client *proto.Client) error {
+	size, err := layersSize(r.disks)
+	if err != nil {
+		return err
+	}
+	thaw := proto.Thaw{Entropy: make([]byte, entropyBytes), Disks: []proto.ChangedDisk{{Disk: layersDevice, Size: size}}}
+	rand.Read(thaw.Entropy) // never fails
+	if r.network != nil {
+		for _, card := range r.network.cards {
+			thaw.Interfaces = append(thaw.Interfaces, proto.Readdress{Was: templateMAC.String(), Interface: proto.Interface{MAC: card.MAC}})
+		}
+	}
+	return client.Thaw(ctx, thaw)
+}
+
+// layersSize is how large the disk of these layers is, in bytes.
+func layersSize(disks []images.Disk) (int64, error) {
+	sizes := make([]uint64, len(disks))
+	for i, d := range disks {
+		info, err := os.Stat(d.Path)
+		if err != nil {
+			return 0, fmt.Errorf("an image layer: %w", err)
+		}
+		sizes[i] = uint64(info.Size())
+	}
+	return int64(vmm.LayersSize(sizes)), nil
+}
