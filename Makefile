@@ -136,9 +136,10 @@ bench-io: build/hull-vmm build/iobench
 build/snapbench: $(SOURCES)
 	$(GOBUILD) -o $@ ./cmd/internal/snapbench
 
-bench-snapshot: build/hull-vmm build/snapbench
+bench-snapshot: all build/snapbench build/bootbench
 	.ci/deps lab
 	build/snapbench
+	.ci/bench-boot warm
 
 bench-linux: all build/iobench
 	.ci/deps lab test

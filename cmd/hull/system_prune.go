@@ -100,6 +100,10 @@ func pruneAll(a *app, cmd *cobra.Command, e *engine.Engine, filters []string, op
 			return freed, err
 		}
 	}
+	saved, err := e.PruneTemplates()
+	if freed += saved; err != nil {
+		return freed, err
+	}
 	store, err := a.images()
 	if err != nil {
 		return freed, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/u-root/u-root/pkg/cpio"
 
@@ -70,10 +71,7 @@ func linux(o options) error {
 	}
 	// The same, to the first instruction of a container's workload.
 	if o.run {
-		contenders = append(contenders, &contender{
-			name: "hull run", note: "--rm uroot echo, cold", marker: linuxMarker, endsByItself: true,
-			argv: []string{o.hull, "run", "--rm", "uroot", "echo", linuxMarker},
-		})
+		contenders = append(contenders, hullRun(o, "cold", "--cold"))
 	}
 	all, err := compete(os.Stderr, contenders, o.rounds)
 	if err != nil {
@@ -81,6 +79,45 @@ func linux(o options) error {
 	}
 	table(os.Stdout, "exec to the first line of /init and to the end of the process, same kernel and initramfs, 256 MiB, one vCPU\n"+
 		"(in the lab's deterministic mode 1 ms is 1 M instructions)", "ms", all, "qemu")
+	return nil
+}
+
+// hullRun is a container of the built-in image.
+func hullRun(o options, name string, flags ...string) *contender {
+	argv := append([]string{o.hull, "run", "--rm"}, flags...)
+	return &contender{name: name, note: "hull run --rm uroot echo", marker: linuxMarker, endsByItself: true, argv: append(argv, "uroot", "echo", linuxMarker)}
+}
+
+// templatePatience is how long the template may take that the first container has made.
+const templatePatience = 5 * time.Minute
+
+// warm compares containers whose VM boots with those whose VM starts from a template.
+func warm(o options) error {
+	cache, err := os.MkdirTemp("", "bootbench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(cache)
+	if err := os.Setenv("HULL_CACHE_DIR", cache); err != nil {
+		return err
+	}
+	if _, _, err := hullRun(o, "first").measure(); err != nil {
+		return err
+	}
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		if all, _ := filepath.Glob(filepath.Join(cache, "templates", "*", "state")); len(all) > 0 {
+			break
+		}
+		if time.Since(began) > templatePatience {
+			return errors.New("no template was made")
+		}
+	}
+	all, err := compete(os.Stderr, []*contender{hullRun(o, "warm"), hullRun(o, "cold", "--cold")}, o.rounds)
+	if err != nil {
+		return err
+	}
+	table(os.Stdout, "exec to the workload's first line and to the end of the process, 512 MiB, one vCPU\n"+
+		"(in the lab's deterministic mode 1 ms is 1 M instructions)", "ms", all, "cold")
 	return nil
 }
 

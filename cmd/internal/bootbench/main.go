@@ -1,11 +1,13 @@
 // Command bootbench measures how fast monitors start a guest, side by side in
-// one run, and prints medians and ratios. "make bench-boot" runs it twice:
+// one run, and prints medians and ratios. "make bench-boot" and "make bench-snapshot" run it:
 //
 //	bootbench host    on this machine's own KVM, with a bare-metal guest of a few
 //	                  instructions: exec to the guest's first sign of life
 //	bootbench linux   where Linux can boot, also in the lab's deterministic mode,
 //	                  where a millisecond is a million instructions: exec to a
 //	                  marker line of /init, and to the end of the process
+//	bootbench warm    there as well: containers whose VM starts from a template, beside those whose
+//	                  VM boots
 //
 // Rounds are interleaved, one run of each monitor a round, so that a machine
 // whose speed drifts does so for all of them.
@@ -19,7 +21,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "bootbench: say host or linux")
+		fmt.Fprintln(os.Stderr, "bootbench: say host, linux or warm")
 		os.Exit(2)
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
@@ -38,8 +40,10 @@ func main() {
 		err = host(o)
 	case "linux":
 		err = linux(o)
+	case "warm":
+		err = warm(o)
 	default:
-		err = fmt.Errorf("%q: say host or linux", os.Args[1])
+		err = fmt.Errorf("%q: say host, linux or warm", os.Args[1])
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bootbench:", err)
