@@ -38,7 +38,11 @@ func (a *app) engine() (*engine.Engine, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.opened = engine.New(engine.Options{Dirs: dirs, Probe: probe, Templates: []string{"/proc/self/exe", "template"}})
+		o := engine.Options{Dirs: dirs, Probe: probe}
+		if a.getenv(envCold) == "" {
+			o.Templates = []string{"/proc/self/exe", "template"}
+		}
+		a.opened = engine.New(o)
 	}
 	return a.opened, nil
 }

@@ -65,6 +65,9 @@ const timingText = "-"
 // envBootTimeout sets what --boot-timeout is by default, for hosts that are slow.
 const envBootTimeout = "HULL_BOOT_TIMEOUT"
 
+// envCold has all VMs boot, as if --cold were given.
+const envCold = "HULL_COLD"
+
 // registerRun adds the flags that run has and create has not.
 func (f *runFlags) registerRun(flags *pflag.FlagSet, getenv func(string) string) {
 	f.register(flags, getenv)
@@ -122,7 +125,7 @@ func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.StringVar(&f.kernel, "kernel", "", "Boot this kernel `file` instead of the built-in one")
 	flags.StringVar(&f.initrd, "initrd", "", "Unpack this initramfs `file` before hull's own")
 	flags.StringVar(&f.append, "append", "", "Add `words` to the kernel command line")
-	flags.BoolVar(&f.cold, "cold", false, "Boot the VM instead of starting it from one that was saved when it had booted")
+	flags.BoolVar(&f.cold, "cold", false, "Boot the VM instead of starting it from one that was saved when it had booted; $HULL_COLD=1 does so for all")
 	flags.DurationVar(&f.bootTimeout, "boot-timeout", bootTimeout, "How long the VM may take to boot; $HULL_BOOT_TIMEOUT changes the default")
 	flags.IntVar(&f.stopTimeout, "stop-timeout", 0, "`Seconds` that the container has to stop before it is killed; -1: any time (default 10)")
 	flags.StringVar(&f.restart, "restart", engine.RestartNo, "When to start the container again: no, always, unless-stopped, on-failure[:`retries`]")

@@ -158,6 +158,8 @@ func (s *suite) setup(t *testing.T, env *testscript.Env) error {
 	env.Setenv("TERM", "xterm")
 	// A program with the race detector sleeps for a second before it exits, unless it is told not to.
 	env.Setenv("GORACE", "atexit_sleep_ms=0")
+	// What saves VMs in the background would be found as left behind: warm.txtar is about it.
+	env.Setenv(envCold, "1")
 	// The lab is slow, and slower with others at work.
 	env.Setenv(envBootTimeout, (2 * patience).String())
 	if s.binary != "" {
