@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -453,4 +454,42 @@ func TestStreamsAcrossSnapshots(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A process whose streams nobody attaches again finds its input at an end, and its output goes nowhere.
+func TestForget(t *testing.T) {
+	g := newGuest(t, nil)
+	g.start(testSpec("sleep", "100"), nil)
+	h := g.host("one", proto.StreamStdin, proto.StreamStdout)
+	script := "read x; echo $x; cat; i=0; while [ $i -lt 20000 ]; do echo more than a pipe holds; i=$((i+1)); done; exit 4"
+	p, err := g.client.Exec(t.Context(), "one", testSpec("sh", "-c", script).Process, h.streams...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(h.conns[proto.StreamStdin], "begin\n"); err != nil {
+		t.Fatal(err)
+	}
+	h.awaitText(proto.StreamStdout, "begin\n")
+	g.freeze(h)
+	g.thaw(proto.Thaw{Forget: []string{"one", "nobody"}})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if exit, err := p.Wait(ctx); err != nil || exit.Code() != 4 {
+		t.Errorf("%+v, %v", exit, err)
+	}
+}
+
+// Whatever a host says a guest should be is refused, or makes sense.
+func FuzzThaw(f *testing.F) {
+	f.Add([]byte(`{"machineId":"0123456789abcdef0123456789abcdef","bootId":"01234567-89ab-cdef-0123-456789abcdef","hostname":"box"}`))
+	f.Add([]byte(`{"hostname":"a\u0000b","disks":[{"disk":"vda","size":-1}],"forget":["x"]}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var thaw proto.Thaw
+		if json.Unmarshal(raw, &thaw) != nil || checkThaw(&thaw) != nil {
+			return
+		}
+		if n := len(thaw.MachineID); n != 0 && n != machineID || strings.ContainsAny(thaw.MachineID+thaw.BootID+thaw.Hostname, "\x00\n/") {
+			t.Errorf("%+v is taken", thaw)
+		}
+	})
 }

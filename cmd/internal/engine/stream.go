@@ -82,58 +82,98 @@ func (a *Attach) names(terminal bool) []string {
 }
 
 // pumps carries the bytes of one process's streams, one goroutine for each
-// direction.
+// direction. A snapshot has them let go of the guest and go on with it, or with
+// another one (identity.go).
 type pumps struct {
-	input *input // nil without one
-	conns []*net.UnixConn
-	in    sync.WaitGroup
-	out   sync.WaitGroup
+	process string
+	attach  *Attach
+	names   []string
+	in      sync.WaitGroup
+	out     sync.WaitGroup // what may still bring output
 
 	received atomic.Int64 // counts what has come from the guest, in reads
 	writing  atomic.Int64 // pumps that wait for this host's side to take output
 
-	mu  sync.Mutex
-	err error // first failure of this host's side
+	mu        sync.Mutex
+	err       error // first failure of this host's side
+	link      *link
+	inputOver bool // the input is at its end, and the guest has been told
+	detached  bool
+	closed    bool
+}
+
+// link is the way to a guest.
+type link struct {
+	input *input // nil without one
+	conns map[string]*net.UnixConn
+	in    sync.WaitGroup
+	out   sync.WaitGroup
+}
+
+func (l *link) close() {
+	if l.input != nil {
+		l.input.Cancel()
+	}
+	for _, c := range l.conns {
+		c.Close()
+	}
 }
 
 // connect opens the streams of a process and starts to pump.
-func connect(ctx context.Context, socket, process string, terminal bool, a *Attach) (_ *pumps, err error) {
-	p := &pumps{}
+func connect(ctx context.Context, socket, process string, terminal bool, a *Attach) (*pumps, error) {
+	p := &pumps{process: process, attach: a, names: a.names(terminal)}
+	return p, p.open(ctx, socket, p.names)
+}
+
+// open starts to pump over new connections.
+func (p *pumps) open(ctx context.Context, socket string, names []string) (err error) {
+	l := &link{conns: make(map[string]*net.UnixConn)}
 	defer func() {
 		if err != nil {
-			p.close()
+			l.close()
+			if l.input != nil {
+				l.input.Close()
+			}
 		}
 	}()
-	if a.Stdin != nil {
-		if p.input, err = newInput(a.Stdin); err != nil {
-			return nil, err
+	if p.attach.Stdin != nil {
+		if l.input, err = newInput(p.attach.Stdin); err != nil {
+			return err
 		}
 	}
-	names := a.names(terminal)
 	for _, name := range names {
-		conn, err := openStream(ctx, socket, process, name)
-		if err != nil {
-			return nil, err
+		if l.conns[name], err = openStream(ctx, socket, p.process, name); err != nil {
+			delete(l.conns, name)
+			return err
 		}
-		p.conns = append(p.conns, conn)
 	}
-	for i, name := range names {
-		conn := p.conns[i]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return net.ErrClosed
+	}
+	p.link = l
+	for name, conn := range l.conns {
+		if name == proto.StreamStdin || name == proto.StreamTerminal {
+			p.start(&p.in, &l.in, func() { p.send(l, conn) })
+		}
 		switch name {
-		case proto.StreamStdin:
-			p.in.Go(func() { p.send(conn) })
-		case proto.StreamStdout:
-			p.out.Go(func() { p.receive(conn, a.Stdout) })
+		case proto.StreamStdout, proto.StreamTerminal:
+			p.start(&p.out, &l.out, func() { p.receive(conn, p.attach.Stdout) })
 		case proto.StreamStderr:
-			p.out.Go(func() { p.receive(conn, a.Stderr) })
-		case proto.StreamTerminal:
-			if p.input != nil {
-				p.in.Go(func() { p.send(conn) })
-			}
-			p.out.Go(func() { p.receive(conn, a.Stdout) })
+			p.start(&p.out, &l.out, func() { p.receive(conn, p.attach.Stderr) })
 		}
 	}
-	return p, nil
+	return nil
+}
+
+// start starts a pump of the process and of the link.
+func (p *pumps) start(process, link *sync.WaitGroup, pump func()) {
+	process.Add(1)
+	link.Go(func() {
+		defer process.Done()
+		pump()
+	})
 }
 
 // pumpBuffer is how much one pump moves at a time, in bytes. The loops below do
@@ -142,20 +182,30 @@ func connect(ctx context.Context, socket, process string, terminal bool, a *Atta
 const pumpBuffer = 64 << 10
 
 // send passes the input on. Its end shuts down this direction only.
-func (p *pumps) send(conn *net.UnixConn) {
+func (p *pumps) send(l *link, conn *net.UnixConn) {
+	if l.input == nil && !p.hasInputEnded() {
+		return // a terminal that nobody types at
+	}
 	defer conn.CloseWrite()
+	if p.hasInputEnded() {
+		return
+	}
 	buf := make([]byte, pumpBuffer)
 	for {
-		n, err := p.input.Read(buf)
+		n, err := l.input.Read(buf)
 		if n > 0 {
 			if _, err := conn.Write(buf[:n]); err != nil {
 				return // the workload has closed its end, or is gone
 			}
 		}
 		switch {
-		case errors.Is(err, errCanceled) || err == io.EOF:
+		case errors.Is(err, errCanceled):
+			return
+		case err == io.EOF:
+			p.inputEnded()
 			return
 		case err != nil:
+			p.inputEnded()
 			p.fail(fmt.Errorf("reading the workload's input: %w", err))
 			return
 		}
@@ -186,6 +236,18 @@ func (p *pumps) receive(conn *net.UnixConn, w io.Writer) {
 			return // its end, or that of the VM, of which others will tell
 		}
 	}
+}
+
+func (p *pumps) inputEnded() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inputOver = true
+}
+
+func (p *pumps) hasInputEnded() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.inputOver
 }
 
 func (p *pumps) fail(err error) {
@@ -236,25 +298,24 @@ func (p *pumps) drain(ctx context.Context) error {
 	}
 }
 
-func (p *pumps) closeConns() {
-	for _, c := range p.conns {
-		c.Close()
-	}
-}
-
 // close ends all pumps and returns when they have ended. Only one that sleeps in
 // a write to a file of this host, such as a pipe that nobody empties, cannot be
 // called back: it ends with this process.
 func (p *pumps) close() {
-	if p.input != nil {
-		p.input.Cancel()
+	p.mu.Lock()
+	l := p.link
+	p.closed = true
+	if p.detached {
+		p.detached = false
+		p.out.Done()
 	}
-	p.closeConns()
+	p.mu.Unlock()
+	l.close()
 	p.in.Wait()
 	if p.writing.Load() == 0 {
 		p.out.Wait()
 	}
-	if p.input != nil {
-		p.input.Close()
+	if l.input != nil {
+		l.input.Close()
 	}
 }
