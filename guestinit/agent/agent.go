@@ -83,6 +83,7 @@ type Agent struct {
 	stop    chan struct{}  // closed when the guest is to end
 	once    sync.Once      // closes stop
 	answers sync.WaitGroup // answers that wait for the end of a process
+	turn    sync.Mutex     // held while the container is frozen, or thawed
 
 	mu      sync.Mutex
 	conns   map[*control]struct{}
@@ -112,10 +113,11 @@ func New(opts Options) *Agent {
 	if opts.Log == nil {
 		opts.Log = func(string) {}
 	}
+	table := newTable()
 	return &Agent{
 		opts:    opts,
-		streams: newStreams(),
-		table:   newTable(),
+		streams: newStreams(func(process string) bool { return table.get(process) != nil }),
+		table:   table,
 		stop:    make(chan struct{}),
 		conns:   make(map[*control]struct{}),
 	}

@@ -102,7 +102,7 @@ func (t *table) spawn(name string, cfg *stage.Config, attr stage.Attr) (*process
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.byName[name] != nil {
-		return nil, nil, &proto.Error{Code: proto.CodeInvalid, Message: fmt.Sprintf("there is a process %q already", name)}
+		return nil, nil, errTaken(name)
 	}
 	child, err := stage.Spawn(cfg, attr)
 	if err != nil {
@@ -116,6 +116,10 @@ func (t *table) spawn(name string, cfg *stage.Config, attr stage.Attr) (*process
 	default:
 	}
 	return p, child, nil
+}
+
+func errTaken(name string) error {
+	return &proto.Error{Code: proto.CodeInvalid, Message: fmt.Sprintf("there is a process %q already", name)}
 }
 
 // remove forgets a process that has never become one.

@@ -45,6 +45,8 @@ func (a *Agent) endWork() {
 
 // freeze stops the container.
 func (a *Agent) freeze(f *proto.Freeze) (*proto.Frozen, error) {
+	a.turn.Lock() // a thaw by a host that has lost its patience comes after it
+	defer a.turn.Unlock()
 	a.mu.Lock()
 	switch {
 	case a.ice != thawed:
@@ -128,6 +130,8 @@ func (a *Agent) thaw(c *control, t *proto.Thaw) error {
 	if err := checkThaw(t); err != nil {
 		return &proto.Error{Code: proto.CodeInvalid, Message: err.Error()}
 	}
+	a.turn.Lock()
+	defer a.turn.Unlock()
 	a.mu.Lock()
 	if a.ice != frozen {
 		a.mu.Unlock()

@@ -477,6 +477,13 @@ func TestForget(t *testing.T) {
 	if exit, err := p.Wait(ctx); err != nil || exit.Code() != 4 {
 		t.Errorf("%+v, %v", exit, err)
 	}
+	// Who comes late for a stream that is at its end is not kept waiting.
+	late := g.stream("one", proto.StreamStdout)
+	defer late.Close()
+	late.SetReadDeadline(time.Now().Add(unclaimedTimeout / 2))
+	if b, err := io.ReadAll(late); len(b) > 0 || err != nil {
+		t.Errorf("read %q, %v", b, err)
+	}
 }
 
 // Whatever a host says a guest should be is refused, or makes sense.

@@ -171,6 +171,9 @@ func (a *Agent) exec(e *proto.Exec) (*process, error) {
 
 // run spawns a process, connects its streams and returns when its program runs.
 func (a *Agent) run(name string, streams []string, cfg *stage.Config, attr stage.Attr, stages map[string]int64) (*process, error) {
+	if a.table.get(name) != nil {
+		return nil, errTaken(name)
+	}
 	conns, err := a.streams.claim(name, streams)
 	if err != nil {
 		return nil, err

@@ -29,6 +29,8 @@ const (
 
 // streams brings stream connections and the requests that name them together, whichever comes first.
 type streams struct {
+	started func(process string) bool
+
 	mu      sync.Mutex
 	waiting map[proto.StreamHeader]Conn
 	changed chan struct{}                  // closed and replaced when a connection has come
@@ -37,8 +39,10 @@ type streams struct {
 	detaching bool
 }
 
-func newStreams() *streams {
+// newStreams takes what tells whether a process has been started.
+func newStreams(started func(process string) bool) *streams {
 	return &streams{
+		started: started,
 		waiting: make(map[proto.StreamHeader]Conn), changed: make(chan struct{}), live: make(map[proto.StreamHeader]*stream),
 	}
 }
@@ -67,8 +71,11 @@ func (s *streams) greet(conn Conn) {
 func (s *streams) offer(h proto.StreamHeader, conn Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l := s.live[h]; l != nil && l.attach(conn, s.detaching) {
-		return true
+	if l := s.live[h]; l != nil {
+		return l.attach(conn, s.detaching)
+	}
+	if s.started(h.Process) {
+		return false // this stream of it is at its end
 	}
 	if s.waiting[h] != nil || len(s.waiting) >= maxUnclaimed {
 		return false

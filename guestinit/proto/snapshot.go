@@ -93,7 +93,7 @@ type ChangedDisk struct {
 // MaxThawItems bounds each of Thaw's lists.
 const MaxThawItems = 64
 
-// Detach has the agent take the ends of streams for no more than that.
+// Detach has the agent take the ends of streams for no more than that, until a Freeze, which must follow, has been answered.
 func (c *Client) Detach(ctx context.Context) error {
 	if _, _, err := c.request(ctx, Message{Type: TypeDetach}); err != nil {
 		return fmt.Errorf("detaching from the container: %w", err)

@@ -54,17 +54,14 @@ func unfreeze(ctx context.Context, client *proto.Client, socket string, frozen *
 	ctx = context.WithoutCancel(ctx)
 	ctx, cancel := context.WithTimeout(ctx, relayPatience)
 	defer cancel()
-	if frozen != nil {
-		return resume(ctx, client, socket, frozen, list...)
+	err := resume(ctx, client, socket, frozen, list...)
+	if refused, ok := errors.AsType[*proto.Error](err); ok && refused.Code == proto.CodeInvalid {
+		return nil // it has not come to be frozen
 	}
-	var errs []error
-	for _, p := range list {
-		errs = append(errs, p.reattach(ctx, socket, nil))
-	}
-	return errors.Join(errs...)
+	return err
 }
 
-// resume lets the container of client go on in the VM that it was frozen in.
+// resume lets the container of client go on in the VM that it was frozen in. Without frozen, all streams are attached that there may be.
 func resume(ctx context.Context, client *proto.Client, socket string, frozen *proto.Frozen, list ...*pumps) error {
 	for _, p := range list {
 		if err := p.reattach(ctx, socket, frozen); err != nil {

@@ -288,6 +288,9 @@ func TestFreezeAndBecome(t *testing.T) {
 	if _, err := freeze(t.Context(), client, ""); !errors.As(err, &busy) || busy.Code != proto.CodeBusy {
 		t.Errorf("a freeze that fails: %v", err)
 	}
+	if got, want := fmt.Sprint(steps), "[detach freeze thaw]"; got != want { // it may have come to be frozen later
+		t.Errorf("steps %s, want %s", got, want)
+	}
 	old := agentOf(t, nil, func(proto.Message) proto.Message { return proto.Message{Type: proto.TypeOK} })
 	if _, err := freeze(t.Context(), old, ""); !errors.Is(err, errNoSnapshots) {
 		t.Errorf("an old agent: %v", err)
