@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"io"
 	"os"
 	"slices"
 	"sync"
@@ -143,14 +144,14 @@ func (s *stream) unwanted() (over bool) {
 // of stdin when the process does not want it.
 func (s *stream) input(conn Conn) (over bool) {
 	if s.dst == nil {
-		linger(conn)
+		ignore(conn)
 		return true
 	}
 	buf := make([]byte, copyBuffer)
 	for {
 		if !s.flush() {
 			if s.src != nil {
-				linger(conn)
+				ignore(conn)
 				return true
 			}
 			s.dst.Close()
@@ -171,6 +172,9 @@ func (s *stream) input(conn Conn) (over bool) {
 		return true
 	}
 }
+
+// ignore reads what the host sends to its end. Closing the connection earlier could lose what is still on the way out.
+func ignore(conn Conn) { _, _ = io.Copy(io.Discard, onlyReader{conn}) }
 
 // flush gives the process the input that it has not taken yet, or keeps that while the host detaches. It returns false
 // when the process wants no more.
@@ -205,19 +209,21 @@ func (s *stream) flushExcess() bool {
 
 // abandon does without a host: what it has sent is still the process's, and what that writes goes nowhere.
 func (s *stream) abandon() {
-	if s.dst != nil {
+	if s.src == nil {
 		s.flush()
-	}
-	switch {
-	case s.src == nil:
 		s.dst.Close()
-	case !s.ended:
+		return
+	}
+	if s.dst != nil {
+		go s.flush() // a terminal: who does not read there may wait for being read
+	}
+	if !s.ended {
 		drain(s.src)
 	}
 }
 
-// detach has the stream let go of its connection: what the process has written so far is sent, and what the host has
-// sent is taken, to its end.
+// detach has the stream let go of its connection: what was read of the process is sent, and what the host has sent is
+// taken, to its end.
 func (s *stream) detach() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -27,9 +27,9 @@ import (
 // errNoSnapshots says that a guest cannot be saved.
 var errNoSnapshots = errors.New("the guest's agent is too old for snapshots")
 
-// freeze stops the container of client, if it has one, for a snapshot. All its streams are detached then: what the workload has written
-// so far has come. These are those of list and no others: somebody else's, such as an exec's, keep it from being frozen. On error
-// the container goes on and the streams are attached.
+// freeze stops the container of client, if it has one, for a snapshot. All its streams are detached then: nothing is on its way, and
+// what the guest still holds of them comes after they are attached again. These are those of list and no others: somebody else's, such
+// as an exec's, keep the container from being frozen. On error it goes on and the streams are attached.
 func freeze(ctx context.Context, client *proto.Client, socket string, list ...*pumps) (*proto.Frozen, error) {
 	hello := client.Hello()
 	if !hello.Has(proto.FeatureSnapshots) {
