@@ -88,7 +88,7 @@ container. Verbs, flags, output and exit codes are docker's.`,
 		groupContainers: {
 			newRun(a), newCreate(a), newStart(a), newStop(a), newRestart(a), newKill(a), newWait(a), newPause(a), newUnpause(a),
 			newPS(a), newInspect(a), newLogs(a), newPort(a), newEvents(a),
-			newAttach(a), newRename(a), newUpdate(a), newRemove(a), newSupervise(a), newTemplate(a),
+			newAttach(a), newRename(a), newUpdate(a), newRemove(a), newSupervise(a), newTemplate(a), newCheckpoint(a), newSnapshot(a), newRestore(a), newFork(a),
 			newExec(a), newCopy(a), newDiff(a), newExport(a), newCommit(a), newTop(a), newStats(a), newContainer(a),
 		},
 		groupStorage: {newNetwork(a), newVolume(a)},

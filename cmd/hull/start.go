@@ -15,7 +15,7 @@ import (
 
 func newStart(a *app) *cobra.Command {
 	var attach, interactive bool
-	var detachKeys string
+	var detachKeys, checkpoint, checkpointDir string
 	cmd := &cobra.Command{
 		Use:   "start [OPTIONS] CONTAINER [CONTAINER...]",
 		Short: "Start containers that do not run",
@@ -35,6 +35,14 @@ is shown until it ends, and the exit status is the container's.`,
 			if err != nil {
 				return err
 			}
+			if checkpoint != "" {
+				if len(args) > 1 {
+					return errors.New("you cannot restore multiple containers at once")
+				}
+				if err := useCheckpoint(cmd.Context(), e, args[0], checkpointDir, checkpoint); err != nil {
+					return err
+				}
+			}
 			if attach || interactive {
 				if len(args) > 1 {
 					return errors.New("you cannot start and attach multiple containers at once")
@@ -52,8 +60,19 @@ is shown until it ends, and the exit status is the container's.`,
 	}
 	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "Show the container's output and pass signals on")
 	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "Pass standard input to the container")
+	cmd.Flags().StringVar(&checkpoint, "checkpoint", "", "Go on from the checkpoint of this `name`")
+	cmd.Flags().StringVar(&checkpointDir, "checkpoint-dir", "", checkpointDirHelp)
 	cmd.Flags().StringVar(&detachKeys, "detach-keys", engine.DefaultDetachKeys, detachKeysHelp)
 	return cmd
+}
+
+// useCheckpoint has the next start of a container go on from a checkpoint.
+func useCheckpoint(ctx context.Context, e *engine.Engine, ref, dir, name string) error {
+	c, err := e.Hold(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.UseCheckpoint(dir, name), c.Release(ctx))
 }
 
 // startContainer starts a container in the background; one that runs is left as it is.

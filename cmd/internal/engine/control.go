@@ -28,6 +28,8 @@ const (
 	opPause   = "pause"   // stop all of it where it is
 	opUnpause = "unpause" // go on
 	opChange  = "change"  // make Change
+
+	opCheckpoint = "checkpoint" // save it
 )
 
 // request is what is asked of a supervisor.
@@ -41,6 +43,8 @@ type request struct {
 	Next    bool           `json:"next,omitempty"`
 	Host    bool           `json:"host,omitempty"` // it is stopped because the host goes down
 	Change  *Change        `json:"change,omitempty"`
+
+	Checkpoint *checkpointRequest `json:"checkpoint,omitempty"`
 }
 
 // attachRequest says which streams somebody wants who attaches.
@@ -187,6 +191,12 @@ func (s *supervisor) carryOut(ctx context.Context, r request) (a answer, err err
 		err = s.unpause(ctx)
 	case opChange:
 		err = s.change(ctx, r.Change)
+	case opCheckpoint:
+		if r.Checkpoint == nil {
+			err = errors.New("checkpoint: nobody says where")
+		} else {
+			err = s.checkpoint(ctx, r.Checkpoint)
+		}
 	default:
 		err = fmt.Errorf("request %q: %w", r.Op, errors.ErrUnsupported)
 	}

@@ -53,18 +53,9 @@ func (e *Engine) Written(id string) int64 {
 	return n
 }
 
-// scratchDisk makes the writable disk. That of a container which goes when it
+// openScratch makes the file of the writable disk. That of a container which goes when it
 // ends has no name from the beginning, so that nothing can be left of it;
 // another's is kept in the container's directory.
-func scratchDisk(dir, template string, keep bool, files *fileTable) (vmm.Disk, error) {
-	f, err := openScratch(dir, template, keep)
-	if err != nil {
-		return vmm.Disk{}, fmt.Errorf("making the container's disk: %w", err)
-	}
-	file := files.add(f)
-	return vmm.Disk{ID: scratchID, File: &file}, nil
-}
-
 func openScratch(dir, template string, keep bool) (*os.File, error) {
 	path := filepath.Join(dir, scratchName)
 	if keep {

@@ -30,6 +30,9 @@ func (r *run) start(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := r.takeCheckpoint(); err != nil {
+		return err
+	}
 	listener, err := listenHost(r.socket(), proto.PortControl)
 	if err != nil {
 		return err
@@ -117,7 +120,13 @@ func (r *run) vmConfig(files *bundle.Files, table *fileTable) (vmm.Config, error
 		Balloon:      true,
 		OrphanRemove: r.orphans(),
 	}
-	if err := guestKernel(&config, c.Kernel, c.Initrd, files, table); err != nil {
+	var err error
+	if r.checkpoint != nil {
+		err = r.restore(&config, table)
+	} else {
+		err = guestKernel(&config, c.Kernel, c.Initrd, files, table)
+	}
+	if err != nil {
 		return vmm.Config{}, err
 	}
 	layers, err := layersDisk(r.disks, table)
@@ -126,11 +135,17 @@ func (r *run) vmConfig(files *bundle.Files, table *fileTable) (vmm.Config, error
 	}
 	config.Disks = append(config.Disks, layers)
 	if !c.TmpfsRoot {
-		writable, err := scratchDisk(r.dir(), files.Scratch, !c.AutoRemove, table)
-		if err != nil {
-			return vmm.Config{}, err
+		var f *os.File
+		if r.checkpoint != nil {
+			f, err = r.restoredScratch(!c.AutoRemove)
+		} else {
+			f, err = openScratch(r.dir(), files.Scratch, !c.AutoRemove)
 		}
-		config.Disks = append(config.Disks, writable)
+		if err != nil {
+			return vmm.Config{}, fmt.Errorf("making the container's disk: %w", err)
+		}
+		r.scratch = table.add(f)
+		config.Disks = append(config.Disks, vmm.Disk{ID: scratchID, File: &r.scratch})
 	}
 	for i := range c.Disks {
 		disk, err := c.Disks[i].open(i, &r.engine.store, table)

@@ -58,6 +58,8 @@ type State struct {
 	// StoppedByUser says that its restart policy is not to start it.
 	StoppedByUser bool    `json:"stopped_by_user,omitempty"`
 	Health        *Health `json:"health,omitempty"` // nil: it has no health check, or does not run
+	// Checkpoint is the directory of the checkpoint that the next start goes on from; "": it begins anew.
+	Checkpoint string `json:"checkpoint,omitempty"`
 }
 
 // Alive tells whether the state is one that only a living process keeps up.

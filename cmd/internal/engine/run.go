@@ -90,6 +90,9 @@ type run struct {
 	clockOffset int64             // host's CLOCK_MONOTONIC less guest's CLOCK_BOOTTIME, ns; see hostTime
 	memory      uint64            // of the VM, bytes
 	warm        warm
+	scratch     vmm.File    // the writable disk, as the VM process has it; zero if there is none
+	pumps       *pumps      // of the main process
+	checkpoint  *checkpoint // what it goes on from, nil for one that begins
 
 	workload sync.Mutex    // for what follows
 	client   *proto.Client // set while the workload runs
@@ -192,12 +195,16 @@ func (r *run) boot(ctx context.Context) (Exit, error) {
 		}
 	}
 	defer restore()
-	pumps, err := connect(ctx, socket, proto.InitProcess, r.record.Config.Terminal, &r.attach)
+	if c := r.checkpoint; c != nil {
+		r.pumps, err = reconnect(ctx, socket, &c.Frozen, proto.InitProcess, r.record.Config.Terminal, &r.attach)
+	} else {
+		r.pumps, err = connect(ctx, socket, proto.InitProcess, r.record.Config.Terminal, &r.attach)
+	}
 	if err != nil {
 		return Exit{}, err
 	}
-	defer pumps.close()
-	return r.work(ctx, client, pumps)
+	defer r.pumps.close()
+	return r.work(ctx, client, r.pumps)
 }
 
 // greet waits for the agent's hello.
@@ -244,10 +251,6 @@ func (r *run) hostTime(guest int64) int64 {
 
 // work starts the workload and sees it to its end.
 func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exit, error) {
-	request, err := r.startRequest()
-	if err != nil {
-		return Exit{}, err
-	}
 	// From here on signals are the workload's, which may run before this
 	// process knows: they wait.
 	started := make(chan struct{})
@@ -262,13 +265,13 @@ func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exi
 	if err := r.attach.wait(ctx); err != nil {
 		return Exit{}, err
 	}
-	process, err := r.startWorkload(ctx, client, request)
+	process, err := r.begin(ctx, client)
 	if err != nil {
 		return Exit{}, err
 	}
 	close(started)
 	r.ran = true
-	r.line.Mark(timeline.Workload, r.hostTime(process.Time))
+	r.line.Mark(timeline.Workload, process.began)
 	if r.record.Config.Terminal {
 		handler(unix.SIGWINCH) // the size may have changed since the request was made
 	}
@@ -285,7 +288,7 @@ func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exi
 		r.engine.orderTemplate(r.warm.shape)
 	}
 	stopChecks := r.watchHealth(ctx, client)
-	ended, err := process.Wait(ctx)
+	ended, err := process.wait(ctx)
 	stopChecks()
 	if err != nil {
 		return Exit{}, err
@@ -305,6 +308,22 @@ func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exi
 		return exit, err
 	}
 	return exit, pumps.failure()
+}
+
+// begin starts the workload, or lets it go on.
+func (r *run) begin(ctx context.Context, client *proto.Client) (*workload, error) {
+	if r.checkpoint != nil {
+		return r.goOn(ctx, client)
+	}
+	request, err := r.startRequest()
+	if err != nil {
+		return nil, err
+	}
+	process, err := r.startWorkload(ctx, client, request)
+	if err != nil {
+		return nil, err
+	}
+	return &workload{began: r.hostTime(process.Time), wait: process.Wait}, nil
 }
 
 // startWorkload has the agent start the workload. That takes little, but a disk

@@ -266,11 +266,12 @@ func (s Shape) config(files *bundle.Files, dir, socket string, table *fileTable)
 	}
 	config.Disks = append(config.Disks, layers)
 	if s.Scratch {
-		writable, err := scratchDisk(dir, files.Scratch, false, table)
+		f, err := openScratch(dir, files.Scratch, false)
 		if err != nil {
 			return vmm.Config{}, nil, err
 		}
-		config.Disks = append(config.Disks, writable)
+		file := table.add(f)
+		config.Disks = append(config.Disks, vmm.Disk{ID: scratchID, File: &file})
 	}
 	if !s.Card {
 		return config, nil, config.Validate()

@@ -24,7 +24,7 @@ type warm struct {
 // fromTemplate has the VM start from a template if it can.
 func (r *run) fromTemplate(files *bundle.Files, config *vmm.Config, table *fileTable) {
 	c := &r.record.Config
-	if c.Cold || r.engine.templates == nil || r.warm.failed {
+	if c.Cold || r.checkpoint != nil || r.engine.templates == nil || r.warm.failed {
 		return
 	}
 	if r.warm.shape, r.warm.fits = shapeOf(files, config, c); r.warm.fits {
