@@ -11,6 +11,8 @@ import (
 	"os"
 	"strconv"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Options say how much is kept.
@@ -35,18 +37,22 @@ type Writer struct {
 // the host, is taken away.
 func Open(path string, o Options) (*Writer, error) {
 	w := &Writer{path: path, options: o}
-	if err := w.open(os.O_APPEND); err != nil {
+	if err := w.open(); err != nil {
 		return nil, fmt.Errorf("opening log %s: %w", path, err)
 	}
 	return w, nil
 }
 
-func (w *Writer) open(flag int) error {
-	f, err := os.OpenFile(w.path, os.O_RDWR|os.O_CREATE|flag, 0o600)
+func (w *Writer) open() error {
+	f, err := os.OpenFile(w.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	size, err := wholeLines(f)
+	info, err := f.Stat()
+	var size int64
+	if err == nil {
+		size, err = wholeLines(f, info.Size())
+	}
 	if err == nil {
 		err = f.Truncate(size)
 	}
@@ -58,12 +64,8 @@ func (w *Writer) open(flag int) error {
 	return nil
 }
 
-// wholeLines is the length of f up to and with its last newline.
-func wholeLines(f *os.File) (int64, error) {
-	end, err := f.Seek(0, 2)
-	if err != nil {
-		return 0, err
-	}
+// wholeLines is the length of the first end bytes of f up to and with their last newline.
+func wholeLines(f *os.File, end int64) (int64, error) {
 	buf := make([]byte, blockSize)
 	for end > 0 {
 		n := min(end, blockSize)
@@ -122,22 +124,52 @@ func (w *Writer) fits(lines []byte) int {
 }
 
 // rotate makes room by a new file. Readers go on with the old one under its new name.
+//
+// At no time is a file that is to be kept without a name, or the newest without this one: a reader may look at any
+// time, and would take a gap for the end.
 func (w *Writer) rotate() error {
-	for i := w.options.MaxFiles - 1; i > 0; i-- {
-		if err := os.Rename(numbered(w.path, i-1), numbered(w.path, i)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	if w.options.MaxFiles <= 1 {
-		if err := os.Remove(w.path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	old := w.file
-	if err := w.open(os.O_APPEND | os.O_EXCL); err != nil {
+	fresh := w.path + ".new"
+	f, err := os.OpenFile(fresh, os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
 		return err
 	}
+	for i := w.options.MaxFiles - 1; i > 0 && err == nil; i-- {
+		if err = w.renumber(i-1, i); errors.Is(err, os.ErrNotExist) {
+			err = nil // there are not so many yet
+		}
+	}
+	if err == nil {
+		err = os.Rename(fresh, w.path)
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	old := w.file
+	w.file, w.size = f, 0
 	return old.Close()
+}
+
+// renumber gives a file another number, and leaves it that which it has.
+func (w *Writer) renumber(from, to int) error {
+	spare := w.path + ".link"
+	if err := os.Remove(spare); err != nil && !errors.Is(err, os.ErrNotExist) { // of one that was killed here
+		return err
+	}
+	err := os.Link(numbered(w.path, from), spare)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) { // a file system without links
+		return os.Rename(numbered(w.path, from), numbered(w.path, to))
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(spare, numbered(w.path, to)); err != nil {
+		return err
+	}
+	if err := os.Remove(spare); err != nil && !errors.Is(err, os.ErrNotExist) { // rename leaves it if both are one file
+		return err
+	}
+	return nil
 }
 
 // Close ends the writing.

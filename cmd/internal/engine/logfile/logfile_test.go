@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,6 +144,97 @@ func TestFollow(t *testing.T) {
 	writer.Wait()
 	if err != nil || next != count {
 		t.Errorf("%v after line %d", err, next)
+	}
+}
+
+// TestReadWhileRotated reads, again and again, a log that is written and rotated all the time: what was there at the
+// beginning comes whole and in order, and it comes to an end.
+func TestReadWhileRotated(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	const perFile, files, block = 20, 10, 4
+	w := open(t, path, Options{MaxSize: perFile * int64(len("line 00000\n")), MaxFiles: files})
+	add(t, w, numbers(0, perFile*files)...)
+	var written atomic.Int64
+	written.Store(perFile * files)
+	stop := make(chan struct{})
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for n := perFile * files; n+block < 100_000; n += block {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := w.Append([]byte(strings.Join(numbers(n, n+block), "\n") + "\n")); err != nil {
+				t.Error(err)
+				return
+			}
+			written.Store(int64(n + block))
+		}
+	})
+	defer writer.Wait()
+	defer close(stop)
+	for round := range 1000 {
+		tail := []int{-1, 1, perFile, 2*perFile + 3}[round%4]
+		before := int(written.Load())
+		got := read(t, path, tail)
+		after := int(written.Load()) + block
+		if len(got) == 0 {
+			t.Fatalf("round %d: nothing", round)
+		}
+		var first int
+		if _, err := fmt.Sscanf(got[0], "line %d", &first); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		if !slices.Equal(got, numbers(first, first+len(got))) {
+			t.Fatalf("round %d: %q", round, got)
+		}
+		end, kept := first+len(got), after-(files-1)*perFile // what was kept all the time
+		if end < before || tail < 0 && first > kept || tail > 0 && (len(got) > tail || first > max(kept, end-tail)) {
+			t.Fatalf("round %d: the last %d: %d to %d, when there were %d and then %d", round, tail, first, end, before, after)
+		}
+	}
+}
+
+// TestKilledWhileRotating: whatever a writer leaves that is killed in the middle, no line is lost or met twice.
+func TestKilledWhileRotating(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	options := Options{MaxSize: 110, MaxFiles: 3}
+	w := open(t, path, options)
+	add(t, w, numbers(0, 20)...)
+	w.Close()
+	// Killed after the newest got its next number, and before there was another newest.
+	for _, link := range []string{numbered(path, 2), path + ".link"} {
+		if err := os.Link(numbered(path, 1), link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(numbered(path, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(path, numbered(path, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".new", []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, path, -1); !slices.Equal(got, numbers(0, 20)) {
+		t.Errorf("read %q", got)
+	}
+	if got := read(t, path, 15); !slices.Equal(got, numbers(5, 20)) {
+		t.Errorf("the last 15: %q", got)
+	}
+	w = open(t, path, options)
+	add(t, w, numbers(20, 25)...)
+	if got := read(t, path, -1); !slices.Equal(got, numbers(10, 25)) && !slices.Equal(got, numbers(0, 25)) {
+		t.Errorf("after one more rotation: %q", got)
+	}
+	add(t, w, numbers(25, 45)...)
+	if got := read(t, path, -1); !slices.Equal(got, numbers(20, 45)) {
+		t.Errorf("after all is well again: %q", got)
+	}
+	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != options.MaxFiles {
+		t.Errorf("files %v, %v", entries, err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +18,7 @@ const (
 	blockSize = 64 << 10
 	// MaxLine is the length of the longest line that is read, in bytes; a longer one is left out.
 	MaxLine = 1 << 20
-	// mostFiles bounds the search for older files.
+	// mostFiles bounds the search for older files, which are all open while a log is read.
 	mostFiles = 10_000
 )
 
@@ -34,8 +35,11 @@ var ErrStop = errors.New("no more lines are wanted")
 
 // Read calls emit for each line, the oldest first, without its newline; the line is emit's during the call only. It ends
 // with emit's first error, or that of ctx. A log that does not exist has no lines.
+//
+// What is written meanwhile is read with Follow only. None of the lines that there are at the beginning is lost to
+// a rotation; who follows slower than lines are written and files go misses those that have gone.
 func Read(ctx context.Context, path string, o ReadOptions, emit func(line []byte) error) error {
-	r := &reader{ctx: ctx, path: path, emit: emit}
+	r := &reader{ctx: ctx, path: path, emit: emit, growing: o.Follow != nil}
 	defer r.close()
 	var changes *watch
 	if o.Follow != nil {
@@ -66,60 +70,136 @@ func Read(ctx context.Context, path string, o ReadOptions, emit func(line []byte
 	return err
 }
 
-// reader is at a place in one of a log's files.
+// reader is at a place in a log.
 type reader struct {
-	ctx  context.Context
-	path string
-	emit func([]byte) error
-	file *os.File // nil: at the very beginning
-	in   *bufio.Reader
-	part []byte // of a line whose end is not written yet, or that is longer than the buffer
-	long bool   // what part was the beginning of is too long
+	ctx     context.Context
+	path    string
+	emit    func([]byte) error
+	growing bool // lines that come later are wanted
+
+	files []*openFile   // the oldest first, which is being read; empty: there is no log yet
+	in    *bufio.Reader // of the first; nil: not begun
+	part  []byte        // of a line whose end is not written yet, or that is longer than the buffer
+	long  bool          // what part was the beginning of is too long
 }
 
-func (r *reader) close() {
-	if r.file != nil {
-		r.file.Close()
-	}
+// openFile is one of a log's files.
+type openFile struct {
+	*os.File
+	info os.FileInfo // when it was opened
 }
 
-func (r *reader) use(f *os.File) {
-	r.close()
-	r.file, r.in, r.part, r.long = f, bufio.NewReaderSize(f, blockSize), nil, false
-}
+func (r *reader) close() { closeFiles(r.files...) }
 
-// begin goes to the first line that is wanted.
+// begin opens all that there is, and goes to the first line that is wanted.
 func (r *reader) begin(tail int) error {
-	if tail < 0 {
-		return r.next()
+	var err error
+	if r.files, err = r.newer(nil); err != nil || tail < 0 {
+		return err
 	}
-	for i := 0; i < mostFiles; i++ {
-		f, err := os.Open(numbered(r.path, i))
-		if errors.Is(err, os.ErrNotExist) {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("reading log: %w", err)
-		}
-		at, found, err := lastLines(f, tail)
+	for i := len(r.files) - 1; i >= 0; i-- {
+		f := r.files[i]
+		at, found, err := lastLines(f.File, f.info.Size(), tail)
 		if err == nil {
 			_, err = f.Seek(at, io.SeekStart)
 		}
 		if err != nil {
-			f.Close()
 			return fmt.Errorf("reading log %s: %w", f.Name(), err)
 		}
-		r.use(f)
 		if tail -= found; tail <= 0 {
+			closeFiles(r.files[:i]...)
+			r.files = r.files[i:]
 			break
 		}
 	}
 	return nil
 }
 
-// lastLines finds where the last n lines of f begin, and how many there are.
-func lastLines(f *os.File, n int) (at int64, found int, err error) {
-	end, err := wholeLines(f)
+// newer opens the files that have come after this one, the oldest first; nil: all. If this one is not kept any more it
+// is all as well.
+//
+// They may get higher numbers at any time: what is found at a number is older than the file before it only if that is
+// at its own number still.
+func (r *reader) newer(than *openFile) (files []*openFile, err error) {
+	var last *openFile
+	for i := 0; i < mostFiles; i++ {
+		f, err := openNumbered(r.path, i)
+		if err != nil {
+			closeFiles(files...)
+			return nil, err
+		}
+		if last != nil && !last.isAt(r.path, i-1) {
+			closeFiles(f)
+			var kept bool
+			if i, kept = last.find(r.path, i); !kept {
+				break // and neither are those before it
+			}
+			continue
+		}
+		if f == nil || f.same(than) {
+			closeFiles(f)
+			break
+		}
+		if f.same(last) { // which has both numbers while it gets the next
+			closeFiles(f)
+			continue
+		}
+		files, last = append(files, f), f
+	}
+	slices.Reverse(files)
+	return files, nil
+}
+
+// openNumbered opens the i-th file; nil: there is none.
+func openNumbered(path string, i int) (*openFile, error) {
+	f, err := os.Open(numbered(path, i))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading log: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("reading log: %w", err)
+	}
+	return &openFile{f, info}, nil
+}
+
+func (f *openFile) same(other *openFile) bool { return other != nil && os.SameFile(f.info, other.info) }
+
+// isAt tells whether the file has the number i.
+func (f *openFile) isAt(path string, i int) bool {
+	info, err := os.Stat(numbered(path, i))
+	return err == nil && os.SameFile(f.info, info)
+}
+
+// find looks for the file's number, i or higher; it is not kept any more if there is none.
+func (f *openFile) find(path string, i int) (int, bool) {
+	for ; i < mostFiles; i++ {
+		info, err := os.Stat(numbered(path, i))
+		switch {
+		case err != nil:
+			return 0, false
+		case os.SameFile(f.info, info):
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+func closeFiles(files ...*openFile) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// lastLines finds where the last n lines of the first size bytes of f begin, and how many there are.
+func lastLines(f *os.File, size int64, n int) (at int64, found int, err error) {
+	end, err := wholeLines(f, size)
 	if err != nil || n == 0 || end == 0 {
 		return end, 0, err
 	}
@@ -144,26 +224,48 @@ func lastLines(f *os.File, n int) (at int64, found int, err error) {
 
 // rest reads all that there is.
 func (r *reader) rest() error {
-	if r.file == nil {
-		if err := r.next(); err != nil || r.file == nil {
-			return err
-		}
-	}
 	for {
-		if err := r.lines(); err != nil {
-			return err
+		var last *openFile
+		if len(r.files) > 0 {
+			last = r.files[0]
+			if err := r.use(last); err != nil {
+				return err
+			}
+			if err := r.lines(); err != nil {
+				return err
+			}
 		}
-		// A file that has got a successor does not grow any more, but may have grown until it got one.
-		newer, err := r.newer()
-		if err != nil || newer == nil {
-			return err
+		switch {
+		case len(r.files) > 1:
+			last.Close()
+			r.files, r.in = r.files[1:], nil
+		case !r.growing:
+			return nil
+		default:
+			newer, err := r.newer(last)
+			if err != nil || len(newer) == 0 {
+				return err
+			}
+			r.files = append(r.files, newer...) // and once more the last, which may have grown until it got a successor
 		}
-		if err := r.lines(); err != nil {
-			newer.Close()
-			return err
-		}
-		r.use(newer)
 	}
+}
+
+// use reads from a file, where it is, if it is not read from already.
+func (r *reader) use(f *openFile) error {
+	if r.in != nil {
+		return nil
+	}
+	var in io.Reader = f
+	if !r.growing {
+		at, err := f.Seek(0, io.SeekCurrent)
+		if err != nil {
+			return fmt.Errorf("reading log: %w", err)
+		}
+		in = io.LimitReader(f, f.info.Size()-at)
+	}
+	r.in, r.part, r.long = bufio.NewReaderSize(in, blockSize), nil, false
+	return nil
 }
 
 // lines reads to the end of the file.
@@ -200,59 +302,6 @@ func (r *reader) lines() error {
 		if err := r.emit(line); err != nil {
 			return err
 		}
-	}
-}
-
-// newer opens the file that came after this one; nil if there is none.
-func (r *reader) newer() (*os.File, error) {
-	here, err := r.file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("reading log: %w", err)
-	}
-	var previous *os.File
-	for i := 0; i < mostFiles; i++ {
-		f, err := os.Open(numbered(r.path, i))
-		if errors.Is(err, os.ErrNotExist) {
-			break
-		}
-		if err != nil {
-			closeFile(previous)
-			return nil, fmt.Errorf("reading log: %w", err)
-		}
-		info, err := f.Stat()
-		if err == nil && os.SameFile(here, info) {
-			f.Close()
-			return previous, nil
-		}
-		closeFile(previous)
-		previous = f
-	}
-	return previous, nil // the oldest: this one is not kept any more
-}
-
-// next opens the oldest file, if there is any.
-func (r *reader) next() error {
-	var oldest *os.File
-	for i := 0; i < mostFiles; i++ {
-		f, err := os.Open(numbered(r.path, i))
-		if errors.Is(err, os.ErrNotExist) {
-			break
-		}
-		closeFile(oldest)
-		if err != nil {
-			return fmt.Errorf("reading log: %w", err)
-		}
-		oldest = f
-	}
-	if oldest != nil {
-		r.use(oldest)
-	}
-	return nil
-}
-
-func closeFile(f *os.File) {
-	if f != nil {
-		f.Close()
 	}
 }
 
