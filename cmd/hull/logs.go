@@ -47,16 +47,23 @@ command. Times are RFC 3339, seconds since 1970, or durations before now, such a
 			ctx, stop := interruptible(cmd)
 			defer stop()
 			outs := map[string]*bufio.Writer{"stdout": bufio.NewWriter(a.stdout), "stderr": bufio.NewWriter(a.stderr)}
+			var last *bufio.Writer
 			err = e.Logs(ctx, args[0], options, func(entry engine.LogEntry) error {
 				out := outs[entry.Stream]
 				if out == nil {
 					return nil
 				}
+				if last != nil && last != out { // both may lead to one place, such as a terminal
+					if err := last.Flush(); err != nil {
+						return err
+					}
+				}
+				last = out
 				if timestamps {
 					fmt.Fprint(out, entry.Time.UTC().Format(logTime), " ")
 				}
 				out.WriteString(entry.Log)
-				if options.Follow || entry.Stream == "stderr" { // in order, and now
+				if options.Follow {
 					return out.Flush()
 				}
 				return nil
