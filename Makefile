@@ -85,12 +85,12 @@ test-lab:
 build/e2e.test: $(SOURCES) $(wildcard cmd/hull/*_test.go cmd/hull/testdata/*/*)
 	CGO_ENABLED=0 $(GO) test -c -trimpath -o $@ ./cmd/hull
 
-# A Debian root filesystem for the end-to-end tests.
-build/test/debian.tar: .ci/debian-rootfs
+# Debian root filesystems for the end-to-end tests.
+build/test/%.tar: .ci/debian-rootfs
 	.ci/deps test
-	.ci/debian-rootfs $@
+	.ci/debian-rootfs $* $@
 
-test-e2e: all build/e2e.test build/test/debian.tar
+test-e2e: all build/e2e.test build/test/debian.tar build/test/services.tar
 	.ci/e2e
 
 test:

@@ -18,7 +18,7 @@ func parseLog(driver string, options []string) (engine.LogConfig, error) {
 		var err error
 		switch key {
 		case "max-size":
-			c.MaxSize, err = units.RAMInBytes(value)
+			c.MaxSize, err = units.FromHumanSize(value) // of 1,000 bytes a kB, as docker has it here
 		case "max-file":
 			c.MaxFiles, err = strconv.Atoi(value)
 		case "mode", "compress", "labels", "env", "tag": // docker's others, which change nothing that can be seen here

@@ -126,34 +126,59 @@ func runAs(user *syscall.Credential, args []string) error {
 	return cmd.Run()
 }
 
-// helperKill sends SIGKILL to the VM process of a container: kill CIDFILE
+// helperKill sends SIGKILL to the VM process of a container, or to that and its supervisor: kill CIDFILE [all]
 func helperKill(args []string) error {
-	if err := usage(args, 1, "kill CIDFILE"); err != nil {
+	if err := usage(args, 1, "kill CIDFILE [all]"); err != nil {
 		return err
 	}
 	id, err := os.ReadFile(args[0])
 	if err != nil {
 		return err
 	}
-	if pid := vmProcess(engine.ShortID(string(id))); pid != 0 {
-		return unix.Kill(pid, unix.SIGKILL)
+	vm := processLike(isVMProcess, engine.ShortID(string(id)))
+	if vm == 0 {
+		return fmt.Errorf("no VM process of container %s", id)
 	}
-	return fmt.Errorf("no VM process of container %s", id)
+	if len(args) > 1 {
+		supervisor := processLike(isSupervisor, string(id))
+		if supervisor == 0 {
+			return fmt.Errorf("no supervisor of container %s", id)
+		}
+		// Neither is to see the end of the other.
+		for _, pid := range []int{vm, supervisor} {
+			if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+				return err
+			}
+		}
+		if err := unix.Kill(supervisor, unix.SIGKILL); err != nil {
+			return err
+		}
+	}
+	return unix.Kill(vm, unix.SIGKILL)
 }
 
 // vmProcess finds the VM process of a container; 0 if there is none.
-func vmProcess(id string) int {
+func vmProcess(id string) int { return processLike(isVMProcess, id) }
+
+// processLike finds the process whose command line is that of a part of a container; 0 if there is none.
+func processLike(is func(cmdline, id string) bool, id string) int {
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		if line, err := os.ReadFile("/proc/" + e.Name() + "/cmdline"); err == nil && isVMProcess(string(line), id) {
+		if line, err := os.ReadFile("/proc/" + e.Name() + "/cmdline"); err == nil && is(string(line), id) {
 			return pid
 		}
 	}
 	return 0
+}
+
+// isSupervisor tells whether a command line, as /proc has it, is that of the supervisor process of a container.
+func isSupervisor(cmdline, id string) bool {
+	args := strings.Split(strings.TrimSuffix(cmdline, "\x00"), "\x00")
+	return len(args) == 3 && filepath.Base(args[0]) == "hull" && args[1] == "supervise" && args[2] == id
 }
 
 // isVMProcess tells whether a command line, as /proc has it, is that of the VM

@@ -28,16 +28,17 @@ import (
 // is the hull to test; without it the one in this binary is, which carries no
 // guest kernel and so is good for unit only. $HULL_E2E_REQUIRE=vm (or kvm) makes a
 // failure of what would be skipped otherwise. $HULL_DEBIAN_TAR is the tar of a
-// Debian root filesystem with Python, $HULL_CLOUD_KERNEL one of Debian's kernels whose
+// Debian root filesystem with Python, $HULL_SERVICES_TAR of one with servers, $HULL_CLOUD_KERNEL one of Debian's kernels whose
 // modules this host has. $HULL_LAB says that this is the lab: what needs no KVM has
 // run outside, and faster. $HULL_E2E_LONG asks for the full size of what is otherwise tried with less.
 const (
-	envBinary  = "HULL_BIN"
-	envRequire = "HULL_E2E_REQUIRE"
-	envDebian  = "HULL_DEBIAN_TAR"
-	envCloud   = "HULL_CLOUD_KERNEL"
-	envLab     = "HULL_LAB"
-	envLong    = "HULL_E2E_LONG"
+	envBinary   = "HULL_BIN"
+	envRequire  = "HULL_E2E_REQUIRE"
+	envDebian   = "HULL_DEBIAN_TAR"
+	envServices = "HULL_SERVICES_TAR"
+	envCloud    = "HULL_CLOUD_KERNEL"
+	envLab      = "HULL_LAB"
+	envLong     = "HULL_E2E_LONG"
 )
 
 //go:embed testdata
@@ -74,17 +75,17 @@ func TestScripts(t *testing.T) {
 
 // suite is what all scripts of one run of the tests share.
 type suite struct {
-	binary string // $HULL_BIN, absolute; "" for the hull in this binary
-	base   string // a short path: sockets lie below it
-	cache  string // one for all: unpacking is slow in the lab
-	debian string
-	host   string        // what `hull doctor` says of KVM: "none", "kvm" or "vm"
-	slots  chan struct{} // as many scripts run at once as it takes
+	binary           string        // $HULL_BIN, absolute; "" for the hull in this binary
+	base             string        // a short path: sockets lie below it
+	cache            string        // one for all: unpacking is slow in the lab
+	debian, services string        // tars
+	host             string        // what `hull doctor` says of KVM: "none", "kvm" or "vm"
+	slots            chan struct{} // as many scripts run at once as it takes
 }
 
 func newSuite(t testing.TB) *suite {
 	t.Helper()
-	s := &suite{binary: os.Getenv(envBinary), debian: os.Getenv(envDebian)}
+	s := &suite{binary: os.Getenv(envBinary), debian: os.Getenv(envDebian), services: os.Getenv(envServices)}
 	s.slots = make(chan struct{}, max(1, runtime.NumCPU()/2))
 	var err error
 	if s.binary != "" {
@@ -95,8 +96,11 @@ func newSuite(t testing.TB) *suite {
 			t.Fatal(err)
 		}
 	}
-	if s.debian != "" {
-		if s.debian, err = filepath.Abs(s.debian); err != nil {
+	for _, tar := range []*string{&s.debian, &s.services} {
+		if *tar == "" {
+			continue
+		}
+		if *tar, err = filepath.Abs(*tar); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -154,6 +158,7 @@ func (s *suite) setup(t *testing.T, env *testscript.Env) error {
 	env.Setenv("HULL_RUN_DIR", filepath.Join(home, "run"))
 	env.Setenv("HULL_CACHE_DIR", s.cache)
 	env.Setenv("DEBIAN", s.debian)
+	env.Setenv("SERVICES", s.services)
 	env.Setenv("CLOUD_KERNEL", os.Getenv(envCloud))
 	env.Setenv("TERM", "xterm")
 	// A program with the race detector sleeps for a second before it exits, unless it is told not to.
@@ -189,6 +194,8 @@ func (s *suite) condition(name string) (bool, error) {
 		return os.Geteuid() == 0, nil
 	case "debian":
 		return s.debian != "", nil
+	case "services":
+		return s.services != "", nil
 	case "lab":
 		return os.Getenv(envLab) != "", nil
 	case "long":
