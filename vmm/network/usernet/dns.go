@@ -30,7 +30,7 @@ const nameTTL = 600
 
 // answer makes the reply to a query that is answered here. It is nil for one that is for the host's name servers; if
 // there are none to ask, the reply says so.
-func (u *User) answer(query []byte, more bool) []byte {
+func (s *sockets) answer(query []byte, more bool) []byte {
 	var p dnsmessage.Parser
 	h, err := p.Start(query)
 	if err != nil || h.Response {
@@ -39,7 +39,7 @@ func (u *User) answer(query []byte, more bool) []byte {
 	reply := dnsmessage.Header{ID: h.ID, Response: true, OpCode: h.OpCode, RecursionDesired: h.RecursionDesired, RecursionAvailable: true}
 	questions, err := p.AllQuestions()
 	if err == nil && len(questions) == 1 && h.OpCode == 0 && questions[0].Class == dnsmessage.ClassINET {
-		if b, known := u.answerQuestion(reply, questions[0]); known {
+		if b, known := s.answerQuestion(reply, questions[0]); known {
 			return b
 		}
 	}
@@ -57,7 +57,7 @@ func (u *User) answer(query []byte, more bool) []byte {
 	return b
 }
 
-func (u *User) answerQuestion(h dnsmessage.Header, q dnsmessage.Question) (reply []byte, known bool) {
+func (s *sockets) answerQuestion(h dnsmessage.Header, q dnsmessage.Question) (reply []byte, known bool) {
 	m := dnsmessage.Message{Header: h, Questions: []dnsmessage.Question{q}}
 	name := strings.ToLower(strings.TrimSuffix(q.Name.String(), "."))
 	add := func(body dnsmessage.ResourceBody) {
@@ -66,7 +66,7 @@ func (u *User) answerQuestion(h dnsmessage.Header, q dnsmessage.Question) (reply
 		})
 	}
 	if addr, ok := reverseName(name); ok {
-		target, known := u.cfg.Names.Reverse(addr)
+		target, known := s.names.Reverse(addr)
 		if !known {
 			return nil, false
 		}
@@ -78,7 +78,7 @@ func (u *User) answerQuestion(h dnsmessage.Header, q dnsmessage.Question) (reply
 			add(&dnsmessage.PTRResource{PTR: n})
 		}
 	} else {
-		addresses, known := u.cfg.Names.Lookup(name)
+		addresses, known := s.names.Lookup(name)
 		if !known {
 			return nil, false
 		}
@@ -129,7 +129,7 @@ func reverseName(name string) (netip.Addr, bool) {
 // dnsConn is the guest's end of a flow of queries: those that are answered here are not seen by who reads from it.
 type dnsConn struct {
 	net.Conn
-	u    *User
+	s    *sockets
 	more bool // there are servers to ask
 }
 
@@ -139,7 +139,7 @@ func (c dnsConn) Read(b []byte) (int, error) {
 		if err != nil {
 			return n, err
 		}
-		reply := c.u.answer(b[:n], c.more)
+		reply := c.s.answer(b[:n], c.more)
 		if reply == nil && c.more {
 			return n, nil
 		}
@@ -150,11 +150,11 @@ func (c dnsConn) Read(b []byte) (int, error) {
 }
 
 // answerUDP answers a flow of queries. server is to be asked for what is not known here, if it can be.
-func (u *User) answerUDP(guest net.Conn, server netip.AddrPort, ok bool, silent func()) {
+func (s *sockets) answerUDP(guest net.Conn, server netip.AddrPort, ok bool, silent func()) {
 	if ok {
-		host, err := u.dialer.DialContext(u.ctx, "udp", server.String())
+		host, err := s.dialer.DialContext(s.ctx, "udp", server.String())
 		if err == nil {
-			if !u.exchange(dnsConn{guest, u, true}, host, dnsIdle) {
+			if !s.exchange(dnsConn{guest, s, true}, host, dnsIdle) {
 				silent()
 			}
 			return
@@ -162,13 +162,13 @@ func (u *User) answerUDP(guest net.Conn, server netip.AddrPort, ok bool, silent 
 		silent()
 	}
 	defer guest.Close()
-	forget, ok := u.onClose(func() { guest.Close() })
+	forget, ok := s.onClose(func() { guest.Close() })
 	if !ok {
 		return
 	}
 	defer forget()
 	_ = guest.SetReadDeadline(time.Now().Add(dnsIdle))
-	_, _ = dnsConn{guest, u, false}.Read(make([]byte, maxDatagram))
+	_, _ = dnsConn{guest, s, false}.Read(make([]byte, maxDatagram))
 }
 
 // answerTCP answers the queries of a connection, one after the other (RFC 1035, 4.2.2).
@@ -179,9 +179,12 @@ func (u *User) answerTCP(r *tcp.ForwarderRequest) {
 	if err != nil {
 		return
 	}
-	guest := u.guestConn(&queue, ep)
+	u.answerStream(u.guestConn(&queue, ep))
+}
+
+func (s *sockets) answerStream(guest net.Conn) {
 	defer guest.Close()
-	forget, ok := u.onClose(func() { guest.Close() })
+	forget, ok := s.onClose(func() { guest.Close() })
 	if !ok {
 		return
 	}
@@ -192,12 +195,12 @@ func (u *User) answerTCP(r *tcp.ForwarderRequest) {
 		if err != nil {
 			return
 		}
-		dst, silent, more := u.upstream()
-		reply := u.answer(query, more)
+		dst, silent, more := s.upstream()
+		reply := s.answer(query, more)
 		if reply == nil && more {
-			if reply, err = u.askTCP(dst, query); err != nil {
+			if reply, err = s.askTCP(dst, query); err != nil {
 				silent()
-				reply = u.answer(query, false)
+				reply = s.answer(query, false)
 			}
 		}
 		if reply == nil || writeMessage(guest, reply) != nil {
@@ -207,21 +210,21 @@ func (u *User) answerTCP(r *tcp.ForwarderRequest) {
 }
 
 // upstream picks a name server of the host.
-func (u *User) upstream() (_ netip.AddrPort, silent func(), ok bool) {
-	if u.cfg.Internal {
+func (s *sockets) upstream() (_ netip.AddrPort, silent func(), ok bool) {
+	if s.internal {
 		return netip.AddrPort{}, nil, false
 	}
-	return u.resolvers.pick()
+	return s.resolvers.pick()
 }
 
 // askTCP asks a name server of the host.
-func (u *User) askTCP(server netip.AddrPort, query []byte) ([]byte, error) {
-	conn, err := u.dialer.DialContext(u.ctx, "tcp", server.String())
+func (s *sockets) askTCP(server netip.AddrPort, query []byte) ([]byte, error) {
+	conn, err := s.dialer.DialContext(s.ctx, "tcp", server.String())
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	forget, ok := u.onClose(func() { conn.Close() })
+	forget, ok := s.onClose(func() { conn.Close() })
 	if !ok {
 		return nil, net.ErrClosed
 	}

@@ -74,7 +74,7 @@ func answers(t testing.TB, reply []byte) string {
 }
 
 func TestNames(t *testing.T) {
-	u := &User{cfg: UserConfig{Names: theNames{}}}
+	u := &sockets{names: theNames{}}
 	for _, tt := range []struct {
 		name string
 		kind dnsmessage.Type
@@ -205,7 +205,7 @@ func FuzzQuery(f *testing.F) {
 	f.Add(dnsQuery(f, "web.", dnsmessage.TypeA))
 	f.Add(dnsQuery(f, "3.1.30.172.in-addr.arpa.", dnsmessage.TypePTR))
 	f.Add([]byte{0, 7, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0xc0, 12})
-	u := &User{cfg: UserConfig{Names: theNames{}}}
+	u := &sockets{names: theNames{}}
 	f.Fuzz(func(t *testing.T, query []byte) {
 		for _, more := range []bool{true, false} {
 			if reply := u.answer(query, more); reply != nil {

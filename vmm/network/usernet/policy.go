@@ -44,7 +44,7 @@ func (u *User) destination(to netip.AddrPort) (_ netip.AddrPort, silent func(), 
 	if u.isDNS(to) {
 		return u.upstream()
 	}
-	if u.cfg.Internal {
+	if u.internal {
 		return netip.AddrPort{}, nil, false
 	}
 	dst, ok := u.reach(to)

@@ -8,24 +8,16 @@ import (
 	"net/netip"
 	"sync"
 	"time"
-
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 )
 
-func full(addr netip.Addr, port uint16) tcpip.FullAddress {
-	return tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFromSlice(addr.AsSlice()), Port: port}
-}
-
 // publish serves one socket until Close. The guest sees the gateway as the other end.
-func (u *User) publish(p Publish) error {
+func (s *sockets) publish(p Publish) error {
 	if p.Port == 0 {
 		return fmt.Errorf("%w: published port 0", ErrConfig)
 	}
 	if listener, err := net.FileListener(p.Socket); err == nil {
 		p.Socket.Close() // listener has a duplicate
-		return u.serve(listener.Close, func() { u.publishTCP(listener, p.Port) })
+		return s.serve(listener.Close, func() { s.publishTCP(listener, p.Port) })
 	}
 	conn, err := net.FilePacketConn(p.Socket)
 	if err != nil {
@@ -37,56 +29,61 @@ func (u *User) publish(p Publish) error {
 		return fmt.Errorf("%w: published port %d: not a socket of IP", ErrConfig, p.Port)
 	}
 	p.Socket.Close()
-	return u.serve(udp.Close, func() { u.publishUDP(udp, p.Port) })
+	return s.serve(udp.Close, func() { s.publishUDP(udp, p.Port) })
 }
 
-func (u *User) serve(closeSocket func() error, serve func()) error {
-	if _, ok := u.onClose(func() { _ = closeSocket() }); !ok || !u.run(serve) {
+func (s *sockets) serve(closeSocket func() error, serve func()) error {
+	if _, ok := s.onClose(func() { _ = closeSocket() }); !ok || !s.run(serve) {
 		_ = closeSocket()
 		return errors.New("user-mode network: it is closed")
 	}
 	return nil
 }
 
-func (u *User) publishTCP(l net.Listener, port uint16) {
+func (s *sockets) publishTCP(l net.Listener, port uint16) {
+	s.accept(l, func(host *net.TCPConn) { s.connectGuest(host, port) })
+}
+
+// accept takes connections as long as there may be more of them.
+func (s *sockets) accept(l net.Listener, handle func(*net.TCPConn)) {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) || u.ctx.Err() != nil {
+			if errors.Is(err, net.ErrClosed) || s.ctx.Err() != nil {
 				return
 			}
 			// No descriptors left, say: those who wait are still there when there are some.
-			if !u.pause() {
+			if !s.pause() {
 				return
 			}
 			continue
 		}
 		host, ok := conn.(*net.TCPConn)
-		if !ok || !u.connections.take() {
+		if !ok || !s.connections.take() {
 			conn.Close()
 			continue
 		}
-		if !u.run(func() {
-			defer u.connections.give()
-			u.connectGuest(host, port)
+		if !s.run(func() {
+			defer s.connections.give()
+			handle(host)
 		}) {
-			u.connections.give()
+			s.connections.give()
 			host.Close()
 		}
 	}
 }
 
 // connectGuest passes a connection on to the guest. If the guest does not take it, it is reset.
-func (u *User) connectGuest(host *net.TCPConn, port uint16) {
-	ctx, cancel := context.WithTimeout(u.ctx, dialTimeout)
+func (s *sockets) connectGuest(host *net.TCPConn, port uint16) {
+	ctx, cancel := context.WithTimeout(s.ctx, dialTimeout)
 	defer cancel()
-	guest, err := u.dialGuest(ctx, port)
+	guest, err := s.guest.dialTCP(ctx, port)
 	if err != nil {
 		_ = host.SetLinger(0)
 		host.Close()
 		return
 	}
-	u.join(guest, host)
+	s.join(guest, host)
 }
 
 // Of a published socket: how long to wait after an error, and how many in a row are the end of it.
@@ -96,17 +93,26 @@ const (
 )
 
 // pause waits after an error and reports whether the network is still there.
-func (u *User) pause() bool {
+func (s *sockets) pause() bool {
 	select {
-	case <-u.ctx.Done():
+	case <-s.ctx.Done():
 		return false
 	case <-time.After(errorPause):
 		return true
 	}
 }
 
-// publishUDP gives each sender a flow of its own, so that answers find their way back.
-func (u *User) publishUDP(conn *net.UDPConn, port uint16) {
+// publishUDP passes datagrams on to the guest.
+func (s *sockets) publishUDP(conn *net.UDPConn, port uint16) {
+	s.serveUDP(conn, fmt.Sprintf("published port %s, to %d/udp in the guest,", conn.LocalAddr(), port), func(flow *sender) {
+		if guest, err := s.guest.dialUDP(port); err == nil {
+			s.exchange(flow, guest, flowIdle)
+		}
+	})
+}
+
+// serveUDP gives each sender a flow of its own, so that answers find their way back.
+func (s *sockets) serveUDP(conn *net.UDPConn, what string, handle func(*sender)) {
 	var mu sync.Mutex
 	flows := map[netip.AddrPort]*sender{}
 	buf := make([]byte, maxDatagram)
@@ -118,11 +124,11 @@ func (u *User) publishUDP(conn *net.UDPConn, port uint16) {
 		if err != nil {
 			// It may be that of an earlier datagram.
 			if failures++; failures == maxErrors {
-				u.failed(fmt.Errorf("published port %s, to %d/udp in the guest, ends: %w", conn.LocalAddr(), port, err))
+				s.failed(fmt.Errorf("%s ends: %w", what, err))
 				conn.Close()
 				return
 			}
-			if !u.pause() {
+			if !s.pause() {
 				return
 			}
 			continue
@@ -132,28 +138,21 @@ func (u *User) publishUDP(conn *net.UDPConn, port uint16) {
 		flow := flows[from]
 		mu.Unlock()
 		if flow == nil {
-			if !u.flows.take() {
-				continue
-			}
-			local, remote := full(u.cfg.Addresses.Gateway4, 0), full(u.cfg.Addresses.Guest4, port)
-			guest, err := gonet.DialUDP(u.stack, &local, &remote, ipv4.ProtocolNumber)
-			if err != nil {
-				u.flows.give()
+			if !s.flows.take() {
 				continue
 			}
 			flow = &sender{conn: conn, to: from, in: make(chan []byte, 64), closed: make(chan struct{})}
 			mu.Lock()
 			flows[from] = flow
 			mu.Unlock()
-			if !u.run(func() {
-				defer u.flows.give()
-				u.exchange(flow, guest, flowIdle)
+			if !s.run(func() {
+				defer s.flows.give()
+				handle(flow)
 				mu.Lock()
 				delete(flows, from)
 				mu.Unlock()
 			}) {
-				u.flows.give()
-				guest.Close()
+				s.flows.give()
 				return
 			}
 		}

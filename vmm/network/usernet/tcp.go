@@ -24,13 +24,17 @@ func address(a tcpip.Address, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(addr, port)
 }
 
+func full(addr netip.Addr, port uint16) tcpip.FullAddress {
+	return tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFromSlice(addr.AsSlice()), Port: port}
+}
+
 // acceptTCP makes a connection of the guest one of this host, on a goroutine of its own. The guest's is accepted when
 // the host's is there, and refused if it is refused.
 func (u *User) acceptTCP(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	to := address(id.LocalAddress, id.LocalPort)
 	dst, silent, ok := u.destination(to)
-	named := u.cfg.Names != nil && u.isDNS(to)
+	named := u.names != nil && u.isDNS(to)
 	if !ok && !named || !u.connections.take() {
 		r.Complete(true)
 		return
@@ -98,11 +102,11 @@ func (u *User) guestConn(queue *waiter.Queue, ep tcpip.Endpoint) guestConn {
 	return guestConn{gonet.NewTCPConn(queue, ep), ep}
 }
 
-// dialGuest connects to a port of the guest. It is gonet.DialTCPWithBind, which keeps the endpoint to itself.
-func (u *User) dialGuest(ctx context.Context, port uint16) (guestConn, error) {
+// dialTCP connects to a port of the guest. It is gonet.DialTCPWithBind, which keeps the endpoint to itself.
+func (u *User) dialTCP(ctx context.Context, port uint16) (half, error) {
 	var queue waiter.Queue
-	bad := func(what string, err tcpip.Error) (guestConn, error) {
-		return guestConn{}, fmt.Errorf("%s port %d of the guest: %s", what, port, err)
+	bad := func(what string, err tcpip.Error) (half, error) {
+		return nil, fmt.Errorf("%s port %d of the guest: %s", what, port, err)
 	}
 	ep, err := u.stack.NewEndpoint(tcp.ProtocolNumber, ipv4.ProtocolNumber, &queue)
 	if err != nil {
@@ -120,7 +124,7 @@ func (u *User) dialGuest(ctx context.Context, port uint16) (guestConn, error) {
 			err = ep.LastError()
 		case <-ctx.Done():
 			ep.Close()
-			return guestConn{}, ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 	if err != nil {
@@ -146,13 +150,13 @@ type half interface {
 var copyBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 // join passes bytes both ways until both directions have ended, or the connection is reset.
-func (u *User) join(a, b half) {
+func (s *sockets) join(a, b half) {
 	abort := sync.OnceFunc(func() {
 		_, _ = a.SetLinger(0), b.SetLinger(0)
 		a.Close()
 		b.Close()
 	})
-	forget, ok := u.onClose(abort)
+	forget, ok := s.onClose(abort)
 	if !ok {
 		abort()
 		return

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -29,7 +30,7 @@ func (u *User) acceptUDP(r *udp.ForwarderRequest) {
 	id := r.ID()
 	from := address(id.LocalAddress, id.LocalPort)
 	dst, silent, ok := u.destination(from)
-	named := u.cfg.Names != nil && u.isDNS(from)
+	named := u.names != nil && u.isDNS(from)
 	if !ok && !named || !u.flows.take() {
 		return
 	}
@@ -69,13 +70,13 @@ func (u *User) forwardUDP(guest net.Conn, dst netip.AddrPort, dns bool, silent f
 }
 
 // exchange passes datagrams both ways until none has come for a while. answered tells whether b has sent any, if it was asked.
-func (u *User) exchange(a, b net.Conn, idle time.Duration) (answered bool) {
+func (s *sockets) exchange(a, b net.Conn, idle time.Duration) (answered bool) {
 	end := sync.OnceFunc(func() {
 		a.Close()
 		b.Close()
 	})
 	defer end()
-	forget, ok := u.onClose(end)
+	forget, ok := s.onClose(end)
 	if !ok {
 		return true
 	}
@@ -110,4 +111,10 @@ func (u *User) exchange(a, b net.Conn, idle time.Duration) (answered bool) {
 	both.Go(func() { pass(a, b, &answers) })
 	both.Wait()
 	return answers.Load() > 0 || asked.Load() == 0 // what the guest was told without asking b
+}
+
+// dialUDP begins a flow to a port of the guest.
+func (u *User) dialUDP(port uint16) (net.Conn, error) {
+	local, remote := full(u.cfg.Addresses.Gateway4, 0), full(u.cfg.Addresses.Guest4, port)
+	return gonet.DialUDP(u.stack, &local, &remote, ipv4.ProtocolNumber)
 }

@@ -4,24 +4,21 @@
 // It does not belong into the VM process, which stays lean and without a network of its own: frames come over a
 // socket (serve.go) that the VM process has the other end of (vmm/network).
 //
-// Read in this order: user.go (the stack), link.go (frames in and out), filter.go (which frames), policy.go (what the guest
+// Read in this order: user.go (the stack), sockets.go (what it has open on this host), link.go (frames in and out), filter.go (which frames), policy.go (what the guest
 // may reach), tcp.go, udp.go, ping.go, dhcp.go, router.go (what the gateway does), publish.go (the other direction). A guest
-// may have others on its network: segment.go (the way to them), dns.go (their names).
+// may have others on its network: segment.go (the way to them), dns.go (their names). A guest that is on a bridge of this host
+// needs no stack, but some of the rest: service.go.
 //
 // A guest's frames are hostile: what is looked at here is a copy, parsed with checked lengths, and everything that a
 // guest can make this process keep (connections, flows, frames in a queue) is counted and bounded.
 package usernet
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"sync"
 	"sync/atomic"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -110,38 +107,26 @@ type Publish struct {
 
 // User is a user-mode network. It fits virtio-net's Backend, and Serve carries that over a socket.
 type User struct {
-	cfg    UserConfig
-	stack  *stack.Stack
-	link   *channel.Endpoint
-	ctx    context.Context
-	cancel context.CancelFunc
-	group  sync.WaitGroup
-	dialer net.Dialer
+	sockets
+	cfg   UserConfig
+	stack *stack.Stack
+	link  *channel.Endpoint
 
 	// reach is outside, but in tests.
 	reach func(netip.AddrPort) (netip.AddrPort, bool)
 
-	keepAlive   keepAlive
-	connections slots
-	flows       slots
-	pings       pings
-	resolvers   resolvers
-	segment     *segment // nil for a guest that is alone
-	guestMAC    atomic.Uint64
+	keepAlive keepAlive
+	pings     pings
+	segment   *segment // nil for a guest that is alone
+	guestMAC  atomic.Uint64
 
-	mu        sync.Mutex // of what follows
-	ready     func()
-	next      *stack.PacketBuffer // the frame that Receive looked at last
-	closed    bool
-	closers   map[uint64]func() // sockets to close, by number
-	nextClose uint64
+	// Guarded by mu of sockets:
+	ready func()
+	next  *stack.PacketBuffer // the frame that Receive looked at last
 }
 
 // ErrConfig is wrapped by the error of a UserConfig that cannot be.
 var ErrConfig = errors.New("not a user-mode network")
-
-// dialTimeout is how long a guest's connection may take to be made, as Linux's own six SYNs would at least.
-const dialTimeout = 60 * time.Second
 
 // NewUser makes a network. Frames flow when its device is activated; published ports accept at once.
 func NewUser(cfg UserConfig) (*User, error) {
@@ -153,22 +138,22 @@ func NewUser(cfg UserConfig) (*User, error) {
 		return nil, err
 	}
 	u := &User{
-		cfg:         cfg,
-		link:        channel.New(maxQueued, MTU+header.EthernetMinimumSize, gatewayMAC),
-		dialer:      net.Dialer{Timeout: dialTimeout},
-		reach:       outside,
-		keepAlive:   defaultKeepAlive,
-		connections: slots{free: maxConnections},
-		flows:       slots{free: maxFlows},
-		resolvers:   resolvers{servers: cfg.DNS},
-		closers:     map[uint64]func(){},
+		cfg:       cfg,
+		link:      channel.New(maxQueued, MTU+header.EthernetMinimumSize, gatewayMAC),
+		reach:     outside,
+		keepAlive: defaultKeepAlive,
 	}
+	u.sockets.init(u)
+	u.names, u.internal = cfg.Names, cfg.Internal
+	if cfg.Failed != nil {
+		u.report = func(err error) { cfg.Failed(fmt.Errorf("user-mode network: %w", err)) }
+	}
+	u.resolvers.servers = cfg.DNS
 	u.pings.init()
 	u.learn(cfg.MAC[:])
 	// The guest leaves checksums to its device, and nothing between it and here can damage a frame.
 	u.link.LinkEPCapabilities = stack.CapabilityRXChecksumOffload
 	u.link.AddNotify(u)
-	u.ctx, u.cancel = context.WithCancel(context.Background())
 	u.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
@@ -259,18 +244,8 @@ func (u *User) setUp() error {
 
 // Close ends all connections, and returns when nothing of the network is left.
 func (u *User) Close() error {
-	u.mu.Lock()
-	if u.closed {
-		u.mu.Unlock()
+	if !u.closeAll() {
 		return nil
-	}
-	u.closed = true
-	closers := u.closers
-	u.closers = nil
-	u.mu.Unlock()
-	u.cancel()
-	for _, c := range closers {
-		c()
 	}
 	u.stack.Destroy()
 	u.group.Wait()
@@ -282,66 +257,4 @@ func (u *User) Close() error {
 	}
 	u.link.Drain()
 	return nil
-}
-
-// onClose has f called by Close, unless forget, which calls nothing, is called before. ok is false if it is closed
-// already.
-func (u *User) onClose(f func()) (forget func(), ok bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.closed {
-		return nil, false
-	}
-	u.nextClose++
-	n := u.nextClose
-	u.closers[n] = f
-	return func() {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		delete(u.closers, n)
-	}, true
-}
-
-// run starts a goroutine that Close waits for. It does nothing once the network is closed.
-func (u *User) run(f func()) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.closed {
-		return false
-	}
-	u.group.Add(1)
-	go func() {
-		defer u.group.Done()
-		f()
-	}()
-	return true
-}
-
-// failed reports what has ended for good.
-func (u *User) failed(err error) {
-	if u.cfg.Failed != nil {
-		u.cfg.Failed(fmt.Errorf("user-mode network: %w", err))
-	}
-}
-
-// slots counts down how many more of something there may be.
-type slots struct {
-	mu   sync.Mutex
-	free int
-}
-
-func (s *slots) take() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.free == 0 {
-		return false
-	}
-	s.free--
-	return true
-}
-
-func (s *slots) give() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.free++
 }
