@@ -17,7 +17,8 @@ func newNetwork(a *app) *cobra.Command {
 		Use:   "network",
 		Short: "Manage networks",
 		Long: `Manage networks. Containers on a network reach one another, by their names too; containers
-on different networks, or on the default one, do not. It needs no privileges.`,
+on different networks, or on the default one, do not. It needs no privileges, but for
+networks of the driver bridge.`,
 		Example: `  hull network create web
   hull run -d --name db --network web postgres
   hull run --rm --network web debian getent hosts db`,
@@ -51,10 +52,24 @@ func newNetworkCreate(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create [OPTIONS] NETWORK",
 		Short: "Create a network",
-		Long:  "Create a network. Its addresses are chosen if they are not given.",
+		Long: `Create a network. Its addresses are chosen if they are not given.
+
+With the driver user, containers have a network stack in a process of this host's, and a card
+that no frame but their own comes from. With the driver bridge, which takes root and the program
+nft, they have a tap interface each on a bridge of this host, whose kernel routes, translates
+addresses and publishes ports: it is faster, whoever connects from outside is seen by the address
+that it has, and this host reaches containers by theirs. This host forwards packets while there is
+such a network.
+
+Options of bridge:
+  com.docker.network.bridge.name=NAME                    the interface; br-ID unless given
+  com.docker.network.driver.mtu=BYTES                    1500 unless given
+  com.docker.network.bridge.enable_ip_masquerade=false   known to the world by their own addresses
+  com.docker.network.bridge.enable_icc=false             containers do not reach one another`,
 		Example: `  hull network create web
   hull network create --subnet 10.5.0.0/16 --ip-range 10.5.1.0/24 --ipv6 web
-  hull network create --internal back`,
+  hull network create --internal back
+  hull network create -d bridge -o com.docker.network.bridge.name=web0 --ipv6 web`,
 		Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n := engine.Network{Name: args[0], Driver: driver, Internal: internal}
@@ -87,14 +102,14 @@ func newNetworkCreate(a *app) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&driver, "driver", "d", engine.DriverUser, "`Driver` of the network: user, which needs no privileges")
+	f.StringVarP(&driver, "driver", "d", engine.DriverUser, "`Driver` of the network: user, which needs no privileges, or bridge")
 	f.StringArrayVar(&subnets, "subnet", nil, "Addresses of the network: a `prefix` such as 10.5.0.0/16; one of IPv4, one of IPv6")
 	f.StringArrayVar(&gateways, "gateway", nil, "`Address` of the gateway; the subnet's first unless given")
 	f.StringArrayVar(&ranges, "ip-range", nil, "Give containers addresses of this `prefix` only")
 	f.BoolVar(&internal, "internal", false, "Let containers reach one another, and nothing else")
 	f.BoolVar(&ipv6, "ipv6", false, "Give the network IPv6 addresses too")
 	f.StringArrayVar(&labels, "label", nil, "Set a `label`: KEY or KEY=value")
-	f.StringArrayVarP(&options, "opt", "o", nil, "Keep an `option` of the driver: KEY=value; user has none")
+	f.StringArrayVarP(&options, "opt", "o", nil, "Set an `option` of the driver: KEY=value")
 	f.Bool("attachable", false, "Accepted for docker's sake")
 	f.StringVar(&scope, "scope", "", "`Scope` of the network: local")
 	return cmd

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hullvm/hull/vmm/network/bridge"
 	"github.com/hullvm/hull/vmm/network/usernet"
 )
 
@@ -22,6 +24,7 @@ import (
 //	    <address>.json         who has this IPv4 address: a Member; locked by whoever lives
 //	    <address>              its socket, where others send to (usernet's segment.go)
 //	    <IPv6 address>         symbolic link to it
+//	    bridge                 of a network that has one: bridged.go
 //
 // The lock is an open file description's (F_OFD_SETLK): the kernel lets go of it when the process ends, however it does, and
 // whether somebody holds it can be asked without taking it. Addresses are given under the network's gate.
@@ -44,24 +47,32 @@ type Member struct {
 	IPv4      netip.Addr `json:"ipv4"`
 	IPv6      netip.Addr `json:"ipv6,omitzero"`
 	MAC       MAC        `json:"mac"`
+	// Port is its place on the network's bridge; nil: there is no bridge, or it has no place yet.
+	Port *bridge.Port `json:"port,omitempty"`
 }
 
 // membership is this process's place on a network.
 type membership struct {
 	Member
+	store   *store
 	network *Network
 	dir     string
 	lease   *os.File
-	gate    func() (*lockFile, error) // that of the network, if it is free
 }
 
 // meetingDir is where the members of a network meet.
-func (s *store) meetingDir(id string) string { return filepath.Join(s.dirs.Run, "net-"+ShortID(id)) }
+func (s *store) meetingDir(id string) string {
+	return filepath.Join(s.dirs.Run, meetingPrefix+ShortID(id))
+}
 
-const leaseSuffix = ".json"
+const (
+	meetingPrefix = "net-"
+	leaseSuffix   = ".json"
+	goneSuffix    = ".gone" // of the lease of a member that is leaving
+)
 
-// maxLease bounds what is read of a member, in bytes.
-const maxLease = 64 << 10
+// maxLease bounds what is read of a member, in bytes: it may have published many ports.
+const maxLease = 1 << 20
 
 // join gives a container an address on a network, until the membership is left or this process ends.
 func (s *store) join(ctx context.Context, want Endpoint, who Member) (_ *membership, err error) {
@@ -88,8 +99,12 @@ func (s *store) join(ctx context.Context, want Endpoint, who Member) (_ *members
 	if err := checkPrivate(dir); err != nil {
 		return nil, err
 	}
-	m := &membership{Member: who, network: n, dir: dir}
-	m.gate = func() (*lockFile, error) { return openLock(filepath.Join(s.networkDir(n.ID), lockName), 0) }
+	if n.Driver == DriverBridge {
+		if err := s.raise(ctx, n); err != nil {
+			return nil, fmt.Errorf("joining network %s: %w", n.Name, err)
+		}
+	}
+	m := &membership{Member: who, store: s, network: n, dir: dir}
 	if err := m.choose(want, s.members(n)); err != nil {
 		return nil, err
 	}
@@ -203,10 +218,14 @@ func ofdLock(f *os.File, command int, lock *unix.Flock_t) error {
 
 // leave gives the address back.
 func (m *membership) leave() {
+	if m.network.Driver == DriverBridge {
+		m.vacate()
+		return
+	}
 	os.Remove(m.leasePath()) // still this one: it is locked
 	m.lease.Close()
 	// The last one takes the directory away, unless somebody is about to come.
-	if gate, err := m.gate(); err == nil {
+	if gate, err := openLock(filepath.Join(m.store.networkDir(m.network.ID), lockName), 0); err == nil {
 		os.Remove(m.dir)
 		gate.Close()
 	}
@@ -249,12 +268,45 @@ func readMember(path string) (m Member, err error) {
 	if held.Type == unix.F_UNLCK {
 		return m, errGone
 	}
-	data := make([]byte, maxLease)
-	k, err := f.Read(data)
+	return decodeMember(f)
+}
+
+func decodeMember(f *os.File) (m Member, err error) {
+	data, err := io.ReadAll(io.LimitReader(f, maxLease))
 	if err != nil {
 		return m, err
 	}
-	return m, json.Unmarshal(data[:k], &m)
+	return m, json.Unmarshal(data, &m)
+}
+
+// parseMember reads a lease, whether it is held or not.
+func parseMember(path string) (Member, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return Member{}, err
+	}
+	defer f.Close()
+	return decodeMember(f)
+}
+
+// staleLeases lists what is left in a network's directory of members that are gone.
+func staleLeases(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	var list []string
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if strings.HasSuffix(path, goneSuffix) {
+			list = append(list, path)
+		} else if strings.HasSuffix(path, leaseSuffix) {
+			if _, err := readMember(path); errors.Is(err, errGone) {
+				list = append(list, path)
+			}
+		}
+	}
+	return list
 }
 
 // names are those by which a container is found on its networks.

@@ -57,7 +57,7 @@ type Pool struct {
 // Drivers of networks.
 const (
 	DriverUser   = "user"   // a network stack in the process of each container
-	DriverBridge = "bridge" // docker's
+	DriverBridge = "bridge" // docker's: a bridge of this host's
 	driverNull   = "null"
 )
 
@@ -110,6 +110,25 @@ func (e *Engine) CreateNetwork(ctx context.Context, n Network) (*Network, error)
 	if err := makePrivate(s.networks()); err != nil {
 		return nil, err
 	}
+	made, err := s.writeNetwork(ctx, n)
+	if err != nil || n.Driver != DriverBridge {
+		return made, err
+	}
+	gate, err := s.networkGate(ctx, made)
+	if err != nil {
+		return nil, err
+	}
+	err = s.raise(ctx, made)
+	gate.Close()
+	if err != nil {
+		_, removeErr := e.RemoveNetwork(ctx, made.ID)
+		return nil, errors.Join(fmt.Errorf("creating network %s: %w", n.Name, err), removeErr)
+	}
+	return made, nil
+}
+
+// writeNetwork chooses what a network's record leaves out, and writes it.
+func (s *store) writeNetwork(ctx context.Context, n Network) (*Network, error) {
 	gate, err := s.gate(ctx)
 	if err != nil {
 		return nil, err
@@ -119,10 +138,16 @@ func (e *Engine) CreateNetwork(ctx context.Context, n Network) (*Network, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := n.choose(all, hostRoutes()); err != nil {
+	routes := hostRoutes()
+	if err := n.choose(all, routes); err != nil {
 		return nil, err
 	}
 	n.Version, n.ID, n.Created = networkVersion, newID(), time.Now()
+	if n.Driver == DriverBridge {
+		if err := n.checkBridge(all, routes); err != nil {
+			return nil, err
+		}
+	}
 	building := s.networkDir("." + n.ID)
 	if err := os.Mkdir(building, 0o700); err != nil {
 		return nil, fmt.Errorf("creating network %s: %w", n.Name, err)
@@ -157,10 +182,8 @@ func (n *Network) fill() error {
 		return fmt.Errorf("invalid network name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-]+ is allowed, up to %d characters", n.Name, maxName)
 	case reservedNetwork(n.Name):
 		return fmt.Errorf("operation is not permitted on predefined %s network", n.Name)
-	case n.Driver == DriverBridge:
-		return fmt.Errorf("network driver %q: it needs a bridge and taps on this host, which hull does not set up; leave --driver out for the driver %q, which needs no privileges, or put containers on a bridge of your own with --network %sNAME", n.Driver, DriverUser, NetworkTap)
-	case n.Driver != DriverUser:
-		return fmt.Errorf("network driver %q: plugin %q not found: there is %q", n.Driver, n.Driver, DriverUser)
+	case n.Driver != DriverUser && n.Driver != DriverBridge:
+		return fmt.Errorf("network driver %q: plugin %q not found: there are %q and %q", n.Driver, n.Driver, DriverUser, DriverBridge)
 	}
 	if err := n.IPv4.check(true); err != nil {
 		return err
@@ -409,7 +432,7 @@ func (e *Engine) RemoveNetwork(ctx context.Context, ref string) (*Network, error
 	if err := os.Rename(s.networkDir(n.ID), hidden); err != nil {
 		return nil, fmt.Errorf("removing network %s: %w", n.Name, err)
 	}
-	if err := errors.Join(os.RemoveAll(s.meetingDir(n.ID)), os.RemoveAll(hidden)); err != nil {
+	if err := errors.Join(s.lower(ctx, s.meetingDir(n.ID)), os.RemoveAll(hidden)); err != nil {
 		return nil, fmt.Errorf("removing network %s: %w", n.Name, err)
 	}
 	return n, nil

@@ -87,7 +87,6 @@ func TestNetworksThatCannotBe(t *testing.T) {
 		"no name":            {Network{}, "invalid network name"},
 		"a path":             {Network{Name: "../x"}, "invalid network name"},
 		"long name":          {Network{Name: strings.Repeat("x", 200)}, "invalid network name"},
-		"bridge":             {Network{Name: "bb", Driver: "bridge"}, "leave --driver out"},
 		"another driver":     {Network{Name: "bb", Driver: "macvlan"}, `plugin "macvlan" not found`},
 		"overlap":            {Network{Name: "bb", IPv4: pool("10.77.1.0/24")}, "Pool overlaps"},
 		"overlap with user":  {Network{Name: "bb", IPv4: pool("10.0.0.0/8")}, "Pool overlaps"},

@@ -212,6 +212,26 @@ func (p *PortBinding) listen(ctx context.Context) (*os.File, error) {
 	return f, nil
 }
 
+// listenAll opens the sockets of published ports. Those of ports have the numbers that were free.
+func listenAll(ctx context.Context, publish []PortBinding) (sockets []usernet.Publish, ports []PortBinding, err error) {
+	ports = slices.Clone(publish)
+	for i := range ports {
+		socket, err := ports[i].listen(ctx)
+		if err != nil {
+			closeAll(sockets)
+			return nil, nil, err
+		}
+		sockets = append(sockets, usernet.Publish{Socket: socket, Port: ports[i].Container})
+	}
+	return sockets, ports, nil
+}
+
+func closeAll(sockets []usernet.Publish) {
+	for _, p := range sockets {
+		p.Socket.Close()
+	}
+}
+
 func (p *PortBinding) listenOne(ctx context.Context) (*os.File, error) {
 	var config net.ListenConfig
 	if p.Protocol == "udp" {
@@ -242,7 +262,8 @@ type guestNetwork struct {
 	// resolvers are who the guest asks for names, unless the user says otherwise; nil for the host's.
 	resolvers []netip.Addr
 
-	stacks []*userStack
+	stacks  []*userStack
+	bridged []*bridged
 }
 
 // userStack is one user-mode network.
@@ -266,6 +287,14 @@ type networkGuest struct {
 	record *Record
 }
 
+// failed is told what has ended of a network that goes on; nil if there is nobody to tell.
+func (g *networkGuest) failed() func(error) {
+	if g.note == nil {
+		return nil
+	}
+	return func(err error) { g.note(err.Error()) }
+}
+
 // newNetwork makes the network that c asks for, or nil for none. The VM's end goes to table.
 func newNetwork(ctx context.Context, c *NetworkConfig, guest networkGuest, table *fileTable) (_ *guestNetwork, err error) {
 	n := &guestNetwork{}
@@ -281,7 +310,9 @@ func newNetwork(ctx context.Context, c *NetworkConfig, guest networkGuest, table
 	} else if c.Network == NetworkUser {
 		n.resolvers = []netip.Addr{usernet.DNS4}
 		mac := orRandom(c.MAC)
-		config := usernet.UserConfig{DNS: hostResolvers(), Advertise: guest.bare, Addresses: usernet.DefaultAddresses()}
+		config := usernet.UserConfig{
+			DNS: hostResolvers(), Advertise: guest.bare, Addresses: usernet.DefaultAddresses(), Hostname: guest.hostname, Failed: guest.failed(),
+		}
 		if guest.store != nil {
 			config.Refuse = guest.store.onNetworks()
 		}
@@ -324,7 +355,7 @@ func (n *guestNetwork) addTap(c *NetworkConfig, name string, cpus int, table *fi
 
 // addNamed makes the container a member of its networks. The first that has a way out is the one that leads there, and
 // that ports are published on.
-func (n *guestNetwork) addNamed(ctx context.Context, c *NetworkConfig, guest networkGuest, table *fileTable) error {
+func (n *guestNetwork) addNamed(ctx context.Context, c *NetworkConfig, guest networkGuest, table *fileTable) (err error) {
 	servers := hostResolvers()
 	if len(c.DNS) > 0 {
 		servers = nil
@@ -352,13 +383,18 @@ func (n *guestNetwork) addNamed(ctx context.Context, c *NetworkConfig, guest net
 	for i, m := range known.members {
 		config := usernet.UserConfig{
 			DNS: servers, Addresses: m.userAddresses(), Internal: m.network.Internal, Names: known,
-			Segment: m.dir, MAC: m.MAC, Refuse: guest.store.onNetworks(),
+			Segment: m.dir, MAC: m.MAC, Refuse: guest.store.onNetworks(), Hostname: guest.hostname, Failed: guest.failed(),
 		}
 		var ports []PortBinding
 		if i == out {
 			ports = c.Ports
 		}
-		if err := n.addUser(ctx, config, ports, m.MAC, guest, table, m); err != nil {
+		if m.network.Driver == DriverBridge {
+			err = n.addBridged(ctx, config, ports, guest, table, m)
+		} else {
+			err = n.addUser(ctx, config, ports, m.MAC, guest, table, m)
+		}
+		if err != nil {
 			for _, rest := range known.members[i:] {
 				rest.leave()
 			}
@@ -377,26 +413,15 @@ func (n *guestNetwork) addNamed(ctx context.Context, c *NetworkConfig, guest net
 
 // addUser makes a user-mode network, which lives in this process.
 func (n *guestNetwork) addUser(ctx context.Context, config usernet.UserConfig, publish []PortBinding, mac MAC, guest networkGuest, table *fileTable, m *membership) (err error) {
-	config.Hostname = guest.hostname
-	if guest.note != nil {
-		config.Failed = func(err error) { guest.note(err.Error()) }
+	var ports []PortBinding
+	if config.Publish, ports, err = listenAll(ctx, publish); err != nil {
+		return err
 	}
 	defer func() {
 		if err != nil {
-			for _, p := range config.Publish {
-				p.Socket.Close()
-			}
+			closeAll(config.Publish)
 		}
 	}()
-	ports := slices.Clone(publish)
-	for i := range ports {
-		p := &ports[i]
-		socket, err := p.listen(ctx)
-		if err != nil {
-			return err
-		}
-		config.Publish = append(config.Publish, usernet.Publish{Socket: socket, Port: p.Container})
-	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("making the network's socket: %w", err)
@@ -444,7 +469,10 @@ func (n *guestNetwork) close() {
 			s.member.leave()
 		}
 	}
-	n.stacks = nil
+	for _, b := range n.bridged {
+		b.close()
+	}
+	n.stacks, n.bridged = nil, nil
 }
 
 // published are the ports that lead to the container.

@@ -45,6 +45,12 @@ func (s *store) sweepRun(ctx context.Context) error {
 			}
 			continue
 		}
+		if isMeetingDir(e.Name()) {
+			if err := s.sweepBridge(ctx, e.Name()); err != nil {
+				return fmt.Errorf("cleaning up after a network's members: %w", err)
+			}
+			continue
+		}
 		if err := s.sweepUnnamed(e.Name()); err != nil {
 			return fmt.Errorf("cleaning up after a stale VM: %w", err)
 		}
