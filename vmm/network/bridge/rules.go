@@ -109,6 +109,9 @@ func (b *Bridge) rules(ports []Port) string {
 // linkLocal is what no router passes on, among it the metadata services of clouds (decision 7).
 const linkLocal = "169.254.0.0/16"
 
+// refuse is what becomes of a guest's packets that go nowhere: its programs hear of it at once. The world hears nothing.
+const refuse = "reject with icmpx type admin-prohibited"
+
 // routed are the rules about packets between the network, this host and the world.
 func (b *Bridge) routed(w *strings.Builder, ports []Port) {
 	line := func(format string, args ...any) { fmt.Fprintf(w, "\t\t"+format+"\n", args...) }
@@ -164,18 +167,18 @@ func (b *Bridge) routed(w *strings.Builder, ports []Port) {
 
 	chain("passing", "filter hook forward priority filter")
 	if b.Apart {
-		line("iifname %s oifname %[1]s drop", name)
+		line("iifname %s oifname %[1]s %s", name, refuse)
 	} else {
 		line("iifname %s oifname %[1]s accept", name)
 	}
-	line("oifname %s iifgroup %d drop", name, group) // from another network
+	line("oifname %s iifgroup %d %s", name, group, refuse) // from another network
 	line("oifname %s ct state established,related accept", name)
 	line("oifname %s ct status dnat accept", name) // a published port
 	line("oifname %s drop", name)
 	if b.Internal {
-		line("iifname %s drop", name)
+		line("iifname %s %s", name, refuse)
 	}
-	line("iifname %s ip daddr %s drop", name, linkLocal)
+	line("iifname %s ip daddr %s %s", name, linkLocal, refuse)
 	end()
 
 	chain("here", "filter hook input priority filter")
@@ -184,7 +187,7 @@ func (b *Bridge) routed(w *strings.Builder, ports []Port) {
 		line("iifname %s ct status dnat accept", name) // its name server
 		line("iifname %s ct state established,related accept", name)
 		line("iifname %s icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept", name)
-		line("iifname %s drop", name)
+		line("iifname %s %s", name, refuse)
 	}
 	end()
 	w.WriteString("}\n")
