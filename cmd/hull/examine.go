@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/cmd/internal/engine"
+	"github.com/hullvm/hull/cmd/internal/engine/cgroup"
 	"github.com/hullvm/hull/images/bundle"
 	"github.com/hullvm/hull/kvm"
 	"github.com/hullvm/hull/vmm"
@@ -21,12 +22,12 @@ import (
 
 // examine makes all checks, in the order in which one would mend things.
 func examine(a *app) []finding {
-	found := []finding{checkCPU(), checkKVM(), checkMemory(), checkCgroup()}
+	found := []finding{checkCPU(), checkKVM(), checkMemory()}
 	e, err := a.engine()
 	if err != nil {
 		return append(found, finding{verdictFail, "directories", err.Error(), "set HOME"})
 	}
-	found = append(found, checkBundle(e)...)
+	found = append(append(found, checkCgroup(e)), checkBundle(e)...)
 	return append(found, checkData(e.Dirs().Data), checkRun(e.Dirs().Run))
 }
 
@@ -123,14 +124,15 @@ func memAvailable(meminfo []byte) (uint64, bool) {
 	return 0, false
 }
 
-func checkCgroup() finding {
+// checkCgroup looks whether the processes of VMs can be bounded from outside.
+func checkCgroup(e *engine.Engine) finding {
 	const subject = "cgroups"
-	var st unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/cgroup", &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-		return finding{verdictOK, subject, "version 2", ""}
+	controllers, err := e.Cgroups()
+	if err != nil {
+		what, mend, _ := strings.Cut(strings.TrimPrefix(err.Error(), cgroup.ErrNone.Error()+": "), ": ")
+		return finding{verdictWarn, subject, "VM processes are not bounded: " + what, mend}
 	}
-	return finding{verdictWarn, subject, "no version 2 hierarchy at /sys/fs/cgroup: VM processes cannot be limited from outside",
-		"boot the host with systemd.unified_cgroup_hierarchy=1"}
+	return finding{verdictOK, subject, "bound each VM's process: " + strings.Join(controllers, ", "), ""}
 }
 
 // checkBundle checks that what this executable carries can be unpacked and run.

@@ -14,6 +14,7 @@ import (
 // limitFlags are the flags about what a container may use.
 type limitFlags struct {
 	pids                                   int64
+	blkioWeight                            int
 	shmSize, cpuSet                        string
 	readBytes, writeBytes, readOps, writes []string
 }
@@ -22,6 +23,7 @@ func (f *limitFlags) register(flags *pflag.FlagSet) {
 	flags.Int64Var(&f.pids, "pids-limit", 0, "`Number` of processes and threads; 0 or -1: any")
 	flags.StringVar(&f.shmSize, "shm-size", "64m", "Size of /dev/shm: `bytes`, or with k, m, g")
 	flags.StringVar(&f.cpuSet, "cpuset-cpus", "", "CPUs of this host that the VM may run on: `0-3,5`")
+	flags.IntVar(&f.blkioWeight, "blkio-weight", 0, "The VM's `share` of this host's storage, 10 to 1000; 0: that of others")
 	flags.StringArrayVar(&f.readBytes, "device-read-bps", nil, "Limit what is read from a disk in a second: `/dev/vdb:1mb`")
 	flags.StringArrayVar(&f.writeBytes, "device-write-bps", nil, "Limit what is written to a disk in a second: `/dev/vdb:1mb`")
 	flags.StringArrayVar(&f.readOps, "device-read-iops", nil, "Limit the reads from a disk in a second: `/dev/vdb:1000`")
@@ -33,7 +35,10 @@ func (f *limitFlags) apply(c *engine.Config) error {
 	if err != nil {
 		return fmt.Errorf("--shm-size: %w", err)
 	}
-	c.Limits.PIDs, c.Limits.ShmSize = f.pids, shm
+	if f.blkioWeight != 0 && (f.blkioWeight < 10 || f.blkioWeight > 1000) {
+		return fmt.Errorf("--blkio-weight %d: range of blkio weight is from 10 to 1000", f.blkioWeight)
+	}
+	c.Limits.PIDs, c.Limits.ShmSize, c.Limits.IOWeight = f.pids, shm, f.blkioWeight
 	if c.CPUSet, err = parseCPUSet(f.cpuSet); err != nil {
 		return fmt.Errorf("--cpuset-cpus: %w", err)
 	}

@@ -174,10 +174,25 @@ func inspectedState(r *engine.Record) object {
 		"Restarting": s.Status == engine.StatusRestarting, "OOMKilled": s.OOMKilled, "Dead": s.Status == engine.StatusDead,
 		"Pid": s.VM.PID, "ExitCode": s.ExitCode, "Error": s.Error, "StartedAt": inspectedTime(s.Started), "FinishedAt": inspectedTime(s.Finished),
 	}
+	if s.Group != nil {
+		state["Cgroup"] = inspectedGroup(s.Group)
+	}
 	if s.Health != nil {
 		state["Health"] = object{"Status": s.Health.Status, "FailingStreak": s.Health.FailingStreak, "Log": s.Health.Log}
 	}
 	return state
+}
+
+// inspectedGroup is what bounds the VM's process on this host, in the kernel's words, and what is charged to it.
+func inspectedGroup(g *engine.GroupState) object {
+	if g.Dir == "" {
+		return object{"None": g.None}
+	}
+	group := object{"Dir": g.Dir, "Controllers": g.Controllers, "Limits": g.Settings()}
+	if u, ok := g.Usage(); ok {
+		group["Usage"] = object{"CPU": u.CPU.String(), "Throttled": u.Throttled.String(), "Memory": u.Memory, "PIDs": u.PIDs}
+	}
+	return group
 }
 
 // dockerStatus is the word that docker has for a status.
@@ -217,7 +232,7 @@ func inspectedHost(r *engine.Record) object {
 		"RestartPolicy": object{"Name": policy, "MaximumRetryCount": c.Restart.MaxRetries}, "AutoRemove": c.AutoRemove,
 		"LogConfig": object{"Type": driver, "Config": logs}, "CapAdd": c.CapAdd, "CapDrop": c.CapDrop, "Dns": c.DNS,
 		"ExtraHosts": c.ExtraHosts, "ReadonlyRootfs": c.ReadOnly, "Tmpfs": c.Tmpfs, "Ulimits": c.Ulimits, "Runtime": "hull",
-		"Memory": c.Memory, "NanoCpus": int64(c.CPUs * 1e9),
+		"Memory": c.Memory, "NanoCpus": int64(c.CPUs * 1e9), "BlkioWeight": c.Limits.IOWeight,
 	}
 }
 

@@ -25,7 +25,7 @@ func newStats(a *app) *cobra.Command {
 		Short: "Show what containers use",
 		Long: `Show what running containers use, anew each second until interrupted: CPU, memory,
 network, disks and processes as the guest counts them, and beside them CPU time and memory
-that this host gives to the container's VM.`,
+that this host charges to the container's VM.`,
 		Example: `  hull stats
   hull stats --no-stream web
   hull stats --format '{{.Name}}: {{.CPUPerc}} of the guest, {{.HostCPUPerc}} of the host'`,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -148,7 +149,7 @@ func newSystemInfo(a *app) *cobra.Command {
 				{"Containers", "Containers"}, {" Running", "ContainersRunning"}, {" Paused", "ContainersPaused"}, {" Stopped", "ContainersStopped"},
 				{"Images", "Images"}, {"Server Version", "ServerVersion"}, {"Logging Driver", "LoggingDriver"}, {"Default Runtime", "DefaultRuntime"},
 				{"Operating System", "OSType"}, {"Architecture", "Architecture"}, {"CPUs", "NCPU"}, {"Total Memory", "MemTotal"},
-				{"Data Dir", "DockerRootDir"}, {"Run Dir", "RunDir"}, {"Cache Dir", "CacheDir"},
+				{"VM Cgroups", "CgroupControllers"}, {"Data Dir", "DockerRootDir"}, {"Run Dir", "RunDir"}, {"Cache Dir", "CacheDir"},
 			} {
 				fmt.Fprintf(a.stdout, "%s: %s\n", line.label, info[line.field])
 			}
@@ -183,8 +184,14 @@ func systemInfo(cmd *cobra.Command, e *engine.Engine) (row, error) {
 	up := count[engine.StatusRunning] + count[engine.StatusRestarting]
 	n := func(v int) string { return fmt.Sprint(v) }
 	dirs := e.Dirs()
+	controllers, err := e.Cgroups()
+	bounds := strings.Join(controllers, " ")
+	if err != nil {
+		bounds = "none: " + err.Error()
+	}
 	return row{
-		"Containers": n(len(records)), "ContainersRunning": n(up), "ContainersPaused": n(count[engine.StatusPaused]),
+		"CgroupControllers": bounds,
+		"Containers":        n(len(records)), "ContainersRunning": n(up), "ContainersPaused": n(count[engine.StatusPaused]),
 		"ContainersStopped": n(len(records) - up - count[engine.StatusPaused]), "Images": n(len(all)), "ServerVersion": versionString(),
 		"LoggingDriver": engine.LogJSON, "DefaultRuntime": "hull", "OSType": "linux", "Architecture": "x86_64", "NCPU": n(runtime.NumCPU()),
 		"MemTotal": fmt.Sprint(memory), "DockerRootDir": dirs.Data, "RunDir": dirs.Run, "CacheDir": dirs.Cache,

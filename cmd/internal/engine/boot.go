@@ -151,7 +151,7 @@ func (b *boot) run(ctx context.Context) (BootEnd, error) {
 		table.close()
 		return BootEnd{}, err
 	}
-	vm, err := startVM(vmSpec{program: files.VMM, name: "boot", config: config, files: table})
+	vm, err := b.start(files.VMM, config, table)
 	if err != nil {
 		return BootEnd{}, err
 	}
@@ -179,6 +179,21 @@ func (b *boot) run(ctx context.Context) (BootEnd, error) {
 		return BootEnd{}, failed
 	}
 	return BootEnd{Reason: end.event.Reason, Message: end.event.Message, Status: end.event.Status}, nil
+}
+
+func (b *boot) start(program string, config vmm.Config, table *fileTable) (*vmProcess, error) {
+	self, err := ProcessOf(os.Getpid())
+	if err != nil {
+		table.close()
+		return nil, err
+	}
+	// Its own CPUs are what bounds it: a bare VM may have as much of them as there is.
+	group, _, err := b.engine.store.group(bootGroup(self), 0, 0, &config)
+	if err != nil {
+		table.close()
+		return nil, err
+	}
+	return startVM(vmSpec{program: program, name: "boot", config: config, files: table, group: group})
 }
 
 // followSize tells the guest's console when the size of the user's terminal

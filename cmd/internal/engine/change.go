@@ -14,7 +14,8 @@ type Change struct {
 	Name    *string        `json:"name,omitempty"`
 	Restart *RestartPolicy `json:"restart,omitempty"`
 	// Memory in bytes, and CPUs, as in Config. A container that runs keeps the size of its VM: memory is taken from
-	// it by its balloon, and cannot be more than it was started with; CPUs change with its next start.
+	// it by its balloon, and cannot be more than it was started with; the number of its CPUs changes with its next start, and
+	// at once how much of this host's it may use, where its process has a cgroup.
 	Memory *uint64  `json:"memory,omitempty"`
 	CPUs   *float64 `json:"cpus,omitempty"`
 }
@@ -130,10 +131,8 @@ func (s *supervisor) change(ctx context.Context, c *Change) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	if c.Memory != nil {
-		if err := s.balloon(ctx, *c.Memory); err != nil {
-			return err
-		}
+	if err := s.resizeVM(ctx, c); err != nil {
+		return err
 	}
 	return s.apply(ctx, c)
 }

@@ -9,6 +9,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/hullvm/hull/cmd/internal/engine/cgroup"
 	"github.com/hullvm/hull/images"
 	"github.com/hullvm/hull/images/bundle"
 )
@@ -50,6 +51,9 @@ type Options struct {
 	// input as JSON; nil: VMs are neither started from templates nor made ones.
 	Templates []string
 
+	// Cgroups finds where the processes of VMs have their cgroups; nil: where this process may make some.
+	Cgroups func() (*cgroup.Base, error)
+
 	// Files are the guest kernel and what goes with it; nil: those that this
 	// executable carries.
 	Files *bundle.Files
@@ -60,7 +64,12 @@ const thisProgram = "/proc/self/exe"
 
 // New makes an engine. It touches nothing yet.
 func New(o Options) *Engine {
-	e := &Engine{store: store{dirs: o.Dirs}, probe: o.Probe, supervisor: o.Supervisor, templates: o.Templates}
+	if o.Cgroups == nil {
+		o.Cgroups = func() (*cgroup.Base, error) { return cgroup.Find(o.Dirs.groupsName(os.Geteuid())) }
+	}
+	e := &Engine{
+		store: store{dirs: o.Dirs, groups: sync.OnceValues(o.Cgroups)}, probe: o.Probe, supervisor: o.Supervisor, templates: o.Templates,
+	}
 	if e.supervisor == nil {
 		e.supervisor = []string{thisProgram, "supervise"}
 	}

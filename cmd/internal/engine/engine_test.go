@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/hullvm/hull/cmd/internal/engine/cgroup"
 	"github.com/hullvm/hull/images"
 	"github.com/hullvm/hull/images/bundle"
 	"github.com/hullvm/hull/images/scratch"
@@ -79,6 +80,9 @@ func testEngineAt(base string) *Engine {
 	at := func(name string) string { return filepath.Join(base, name) }
 	e := New(Options{
 		Supervisor: []string{at("hull-cli"), "supervise", base},
+		Cgroups: func() (*cgroup.Base, error) {
+			return cgroup.At(at("cgroups"), cgroup.CPU, cgroup.Memory, cgroup.PIDs, cgroup.IO), nil
+		},
 
 		Dirs:  Dirs{Data: at("data"), Run: at("run"), Cache: at("cache")},
 		Files: &bundle.Files{Dir: base, Kernel: at("vmlinux"), Initramfs: at("initramfs"), VMM: at("hull-vmm"), Scratch: at("scratch"), Volume: at("scratch")},
@@ -103,6 +107,9 @@ func leftovers(t *testing.T, e *Engine) []string {
 				found = append(found, filepath.Join(dir, entry.Name()))
 			}
 		}
+	}
+	if groups, err := os.ReadDir(filepath.Join(filepath.Dir(e.store.dirs.Data), "cgroups")); err == nil {
+		found = append(found, fmt.Sprint("cgroups ", groups))
 	}
 	return found
 }

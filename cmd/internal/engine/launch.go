@@ -78,6 +78,11 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 		config.NICs = append(config.NICs, r.network.nics...)
 	}
 	r.fromTemplate(files, &config, table)
+	group, bounds, err := r.engine.store.group(r.record.ID, r.record.Config.CPUs, r.record.Config.Limits.IOWeight, &config)
+	if err != nil {
+		table.close()
+		return nil, err
+	}
 	r.unhold() // the layers are open, and the record says that they are in use
 	r.line.Mark(timeline.Prepared, monotonic())
 	vm, err := startVM(vmSpec{
@@ -86,14 +91,18 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 		config:  config,
 		files:   table,
 		cpus:    r.record.Config.CPUSet,
+		group:   group,
 		onEvent: func(e vmm.Event) { markStage(r.line, e) },
 	})
 	if err != nil {
 		return nil, err
 	}
+	if group != nil && vm.group == nil {
+		bounds = &GroupState{None: "this host's kernel, or a sandbox, starts no process in a cgroup"}
+	}
 	ref, err := ProcessOf(vm.process.Pid)
 	if err == nil {
-		err = r.save(func(s *State) { s.VM, s.Ports = ref, r.network.published() })
+		err = r.save(func(s *State) { s.VM, s.Ports, s.Group = ref, r.network.published(), bounds })
 	}
 	if err != nil {
 		select {

@@ -15,6 +15,8 @@ import (
 type Limits struct {
 	PIDs    int64  `json:"pids,omitempty"`     // processes and threads; 0 and less: any number
 	ShmSize uint64 `json:"shm_size,omitempty"` // of /dev/shm, bytes; 0: DefaultShmSize
+	// IOWeight is the VM's share of this host's storage, 10 to 1000; 0: that of others.
+	IOWeight int `json:"io_weight,omitempty"`
 
 	// Rates of disks.
 	ReadBytes  []DeviceRate `json:"read_bytes,omitempty"`

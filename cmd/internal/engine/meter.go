@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
+	"github.com/hullvm/hull/cmd/internal/engine/cgroup"
 	"github.com/hullvm/hull/guestinit/proto"
 )
 
@@ -42,13 +44,15 @@ func (e *Engine) Processes(ctx context.Context, ref string) (*ProcessList, error
 type Meter struct {
 	inside *inside
 	vm     ProcessRef
+	group  *GroupState
 }
 
 // Sample is what a container uses at a moment, in the guest and of this host. Counters begin with the container.
 type Sample struct {
 	At    time.Time
 	Guest proto.Usage
-	// HostCPU is the time that this host has given to the VM's process, HostMemory what it holds of this host's memory, in bytes.
+	// HostCPU is the time that this host has given to the VM's process, HostMemory what it holds of this host's memory, in bytes: what
+	// is charged to its cgroup if it has one.
 	HostCPU    time.Duration
 	HostMemory uint64
 }
@@ -59,7 +63,7 @@ func (e *Engine) Meter(ctx context.Context, r *Record) (*Meter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Meter{inside: g, vm: r.State.VM}, nil
+	return &Meter{inside: g, vm: r.State.VM, group: r.State.Group}, nil
 }
 
 // Close ends the connection.
@@ -76,6 +80,12 @@ func (m *Meter) Read(ctx context.Context) (Sample, error) {
 	s := Sample{At: time.Now(), Guest: *use}
 	if s.HostCPU, s.HostMemory, err = m.vm.usage(); err != nil {
 		return Sample{}, fmt.Errorf("container %s: %w", m.inside.record.Name, err)
+	}
+	if u, ok := m.group.Usage(); ok {
+		s.HostCPU = u.CPU
+		if slices.Contains(m.group.Controllers, cgroup.Memory) {
+			s.HostMemory = u.Memory
+		}
 	}
 	return s, nil
 }

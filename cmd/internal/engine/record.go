@@ -48,6 +48,7 @@ type State struct {
 	Supervisor ProcessRef    `json:"supervisor,omitzero"` // whoever started the VM and answers for it
 	VM         ProcessRef    `json:"vm,omitzero"`
 	Ports      []PortBinding `json:"ports,omitempty"` // published now
+	Group      *GroupState   `json:"group,omitempty"` // of the VM's process
 	Started    time.Time     `json:"started,omitzero"`
 	Finished   time.Time     `json:"finished,omitzero"`
 	ExitCode   int           `json:"exit_code"`

@@ -108,7 +108,14 @@ func (v *serviceVM) startVM(files *bundle.Files) (*vmProcess, error) {
 		table.close()
 		return nil, err
 	}
-	return startVM(vmSpec{program: files.VMM, name: ShortID(v.record.ID), config: config, files: table, onEvent: func(vmm.Event) {}})
+	group, _, err := v.engine.store.group(v.record.ID, v.record.Config.CPUs, 0, &config)
+	if err != nil {
+		table.close()
+		return nil, err
+	}
+	return startVM(vmSpec{
+		program: files.VMM, name: ShortID(v.record.ID), config: config, files: table, group: group, onEvent: func(vmm.Event) {},
+	})
 }
 
 func (v *serviceVM) mount(ctx context.Context, l *net.UnixListener) error {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/hullvm/hull/cmd/internal/engine/cgroup"
 )
 
 // store is the part of the engine that knows containers as files.
@@ -28,7 +30,8 @@ import (
 // runtime directory, whichever data directory it belongs to, can be told from
 // what is in use.
 type store struct {
-	dirs Dirs
+	dirs   Dirs
+	groups func() (*cgroup.Base, error) // Options.Cgroups, once
 }
 
 func (s *store) containers() string        { return filepath.Join(s.dirs.Data, "containers") }

@@ -134,7 +134,7 @@ func (s *supervisor) run(ctx context.Context, a Attach, line *timeline.Timeline)
 
 // end notes how a life of the container ended, and that nothing of it is left.
 func (s *State) end(exit Exit, ran bool, err error) {
-	s.VM, s.Ports = ProcessRef{}, nil
+	s.VM, s.Ports, s.Group = ProcessRef{}, nil, nil
 	s.Finished = time.Now()
 	s.ExitCode, s.OOMKilled, s.Error = exit.Code, exit.OOMKilled, ""
 	s.Status = StatusCreated

@@ -72,7 +72,7 @@ func (s *store) sweepRun(ctx context.Context) error {
 			return fmt.Errorf("cleaning up after stale container %s: %w", short, err)
 		}
 	}
-	return nil
+	return s.sweepGroups()
 }
 
 // sweepOwned settles the container in dir, which owns the runtime directory
@@ -129,6 +129,7 @@ func (s *store) settle(ctx context.Context, id string) error {
 		return s.removeRunDir(id)
 	}
 	if r.Config.AutoRemove {
+		r.State.Group.remove()
 		if err := s.remove(ctx, id); err != nil {
 			return err
 		}
@@ -151,7 +152,8 @@ func (s *State) abandon() {
 	s.ExitCode = 128 + int(unix.SIGKILL)
 	s.Finished = time.Now()
 	s.Error = "the hull process that ran the container was killed"
-	s.Supervisor, s.VM = ProcessRef{}, ProcessRef{}
+	s.Group.remove()
+	s.Supervisor, s.VM, s.Group = ProcessRef{}, ProcessRef{}, nil
 }
 
 // sweepAll settles every container that is not alive and removes names and

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hullvm/hull/cmd/internal/engine/cgroup"
 	"github.com/hullvm/hull/vmm"
 )
 
@@ -28,6 +29,7 @@ type vmSpec struct {
 	config  vmm.Config      // with descriptors given out by files
 	files   *fileTable      // closed by startVM, however it ends
 	cpus    []int           // of the host, that it may run on; empty: any
+	group   *cgroup.Group   // that it is in, and that goes with it; nil: none of its own
 	onEvent func(vmm.Event) // called in order on one goroutine; may be nil
 }
 
@@ -80,7 +82,8 @@ type vmProcess struct {
 	process *os.Process
 	control *os.File
 	stderr  *tail
-	spawned int64 // when it was forked, CLOCK_MONOTONIC in ns
+	group   *cgroup.Group // nil: it has none of its own
+	spawned int64         // when it was forked, CLOCK_MONOTONIC in ns
 
 	done chan struct{} // closed when the process is reaped and all it said was read
 
@@ -92,12 +95,18 @@ type vmProcess struct {
 	last  vmm.Event      // latest event
 	end   *vmm.Event     // the exit or error event, if there was one
 	state *os.ProcessState
+	oom   bool // this host's kernel killed it for its memory
 }
 
 // startVM starts a VM process. Its configuration is on its way when startVM
 // returns, whether it is any good comes as events.
 func startVM(spec vmSpec) (_ *vmProcess, err error) {
 	defer spec.files.close()
+	defer func() {
+		if err != nil {
+			_ = spec.group.Remove() // the first error is the one to tell
+		}
+	}()
 	config, err := json.Marshal(spec.config)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the VM's configuration: %w", err)
@@ -113,16 +122,28 @@ func startVM(spec vmSpec) (_ *vmProcess, err error) {
 	}
 	defer theirs.Close()
 
-	p := &vmProcess{control: ours, stderr: &tail{limit: stderrTail}, done: make(chan struct{})}
-	cmd := exec.Command(spec.program, spec.name)
-	cmd.Env = []string{"PATH=/usr/bin:/bin"}
-	cmd.Stderr = p.stderr
-	cmd.ExtraFiles = append([]*os.File{configFile, theirs}, spec.files.files...)
-	// A session of its own: the terminal's signals are for the workload, and
-	// reach it through this process.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	p := &vmProcess{control: ours, stderr: &tail{limit: stderrTail}, group: spec.group, done: make(chan struct{})}
+	command := func() *exec.Cmd {
+		cmd := exec.Command(spec.program, spec.name)
+		cmd.Env = []string{"PATH=/usr/bin:/bin"}
+		cmd.Stderr = p.stderr
+		cmd.ExtraFiles = append([]*os.File{configFile, theirs}, spec.files.files...)
+		// A session of its own: the terminal's signals are for the workload, and
+		// reach it through this process.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		return cmd
+	}
+	cmd := command()
+	spec.group.Enter(cmd.SysProcAttr)
 	p.spawned = monotonic()
-	if err := startOn(cmd, spec.cpus); err != nil {
+	err = startOn(cmd, spec.cpus)
+	if err != nil && p.group != nil {
+		// Linux 5.7 and later start processes in cgroups, unless a sandbox does not let them.
+		_ = p.group.Remove()
+		p.group, cmd = nil, command()
+		err = startOn(cmd, spec.cpus)
+	}
+	if err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("starting the VM process: %w", err)
 	}
@@ -185,8 +206,14 @@ func (p *vmProcess) watch(cmd *exec.Cmd, onEvent func(vmm.Event)) {
 	}
 	_ = cmd.Wait() // how it ended is in ProcessState
 	p.control.Close()
+	oom := false
+	if p.group != nil {
+		u, err := p.group.Usage()
+		oom = err == nil && u.OOMKills > 0
+		_ = p.group.Remove() // what cannot be removed now is swept
+	}
 	p.mu.Lock()
-	p.state = cmd.ProcessState
+	p.state, p.oom = cmd.ProcessState, oom
 	p.mu.Unlock()
 }
 
@@ -254,7 +281,7 @@ func (p *vmProcess) result() vmEnd {
 	<-p.done
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	end := vmEnd{stderr: strings.TrimSpace(p.stderr.String())}
+	end := vmEnd{stderr: strings.TrimSpace(p.stderr.String()), oom: p.oom}
 	if p.end != nil {
 		end.event = *p.end
 	}
@@ -269,6 +296,7 @@ type vmEnd struct {
 	event  vmm.Event // the exit or error event; zero if it could not send one
 	wait   syscall.WaitStatus
 	stderr string
+	oom    bool // this host's kernel killed it for its memory
 }
 
 // VMError tells that a VM ended otherwise than it should have.
@@ -307,6 +335,8 @@ func (e vmEnd) err() *VMError {
 	}
 	var what string
 	switch {
+	case e.wait.Signaled() && e.oom:
+		what = "its process took more of this host's memory than its cgroup allows, and was killed"
 	case e.wait.Signaled():
 		what = fmt.Sprintf("killed by signal %d (%s)", int(e.wait.Signal()), unix.SignalName(e.wait.Signal()))
 	default:

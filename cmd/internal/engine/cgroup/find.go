@@ -78,7 +78,7 @@ func find(mounts, own []byte, name string) (*Base, error) {
 		}
 	}
 	if len(b.controllers) == 0 {
-		return nil, fmt.Errorf("%w: %s has no controllers; is this a host of cgroups version 1? Boot it with systemd.unified_cgroup_hierarchy=1", ErrNone, top)
+		return nil, fmt.Errorf("%w: %s has no controllers: boot this host with systemd.unified_cgroup_hierarchy=1 if it has those of version 1", ErrNone, top)
 	}
 	return b, nil
 }
@@ -125,7 +125,7 @@ func (b *Base) Controllers() []string { return b.controllers }
 // Dir is the directory of the group that has all others in it.
 func (b *Base) Dir() string { return b.dir }
 
-// At is a Base for tests: a directory that is no cgroup.
+// At is a Base for tests: a directory that is no cgroup. Limits are what is in files there, no process is in it, and nothing is charged.
 func At(dir string, controllers ...string) *Base {
 	return &Base{top: filepath.Dir(dir), dir: dir, controllers: controllers, remove: os.RemoveAll, bare: true}
 }

@@ -67,6 +67,13 @@ func (b *Base) Make(name string, l Limits) (_ *Group, err error) {
 			return nil, err
 		}
 	}
+	if b.bare {
+		for name, value := range map[string]string{"cpu.stat": "usage_usec 0\n", "memory.current": "0\n"} {
+			if err := g.write(name, value); err != nil {
+				return nil, err
+			}
+		}
+	}
 	g.file, err = os.Open(g.dir)
 	return g, err
 }
