@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hullvm/hull/guestinit/proto"
 	"github.com/hullvm/hull/vmm"
@@ -33,6 +34,9 @@ const (
 	bridgeName     = "bridge"
 	forwardingName = "forwarding"
 )
+
+// rulesPatience is how long others may take to make a network's rules: the first time on a host its kernel loads modules.
+const rulesPatience = time.Minute
 
 // bridgeState is what a network's bridge is.
 type bridgeState struct {
@@ -314,9 +318,7 @@ func (m *membership) occupy(ctx context.Context, p *bridge.Port) error {
 // vacate is leave of a network with a bridge. Where it fails, the lease stays, held by nobody, and the next command does the rest.
 func (m *membership) vacate() {
 	defer m.lease.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), gatePatience)
-	defer cancel()
-	gate, err := m.store.networkGate(ctx, m.network)
+	gate, err := m.store.networkGate(context.Background(), m.network)
 	if err != nil {
 		return
 	}

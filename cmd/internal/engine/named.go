@@ -468,7 +468,11 @@ func (e *Engine) PruneNetworks(ctx context.Context, fits func(*Network) bool) (r
 
 // networkGate holds a network: nobody else joins or removes it meanwhile.
 func (s *store) networkGate(ctx context.Context, n *Network) (*lockFile, error) {
-	gate, err := waitLock(ctx, filepath.Join(s.networkDir(n.ID), lockName), 0, gatePatience)
+	patience := gatePatience
+	if n.Driver == DriverBridge {
+		patience = rulesPatience
+	}
+	gate, err := waitLock(ctx, filepath.Join(s.networkDir(n.ID), lockName), 0, patience)
 	if err == nil {
 		// It may have been removed while it was waited for.
 		if _, err = s.readNetwork(n.ID); err == nil {

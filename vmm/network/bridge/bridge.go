@@ -18,7 +18,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"regexp"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -48,12 +47,15 @@ const DefaultMTU = 1500
 // group marks all bridges of this package (ip link's "group"): "hull" in ASCII. Rules tell by it what comes from another network.
 const group = 0x68756c6c
 
-// namePattern is narrower than what Linux takes for a name, so that there is nothing to quote in rules.
-var namePattern = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,14}$`)
+// maxName is IFNAMSIZ without the NUL.
+const maxName = 15
 
-// CheckName tells whether a bridge can be called that.
+// CheckName tells whether a bridge can be called that. It is narrower than what Linux takes for a name, so that there is nothing to quote
+// in rules.
 func CheckName(name string) error {
-	if !namePattern.MatchString(name) || name == "all" || name == "default" { // of net.ipv4.conf
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
+	if name == "" || len(name) > maxName || strings.Trim(name, letters+".-") != "" || strings.ContainsAny(name[:1], ".-") ||
+		name == "all" || name == "default" { // of net.ipv4.conf
 		return fmt.Errorf("bridge %q: a name has 1 to 15 letters, digits, '_', '.' and '-'", name)
 	}
 	return nil
@@ -65,7 +67,8 @@ func (b *Bridge) alias() string { return "hull network " + b.ID }
 // ErrForeign says that there is an interface of the name which is not the network's.
 var ErrForeign = errors.New("there is an interface of that name already, which hull has not made")
 
-// Up makes the interface if it is not there, and gives it its addresses. It may be called as often as one likes.
+// Up makes the interface if it is not there, with the rules of a network that nobody is on, and gives it its addresses. It may be called as
+// often as one likes.
 func (b *Bridge) Up() (err error) {
 	defer func() {
 		if err != nil {
@@ -80,10 +83,14 @@ func (b *Bridge) Up() (err error) {
 	if made {
 		link, err = b.make()
 	}
-	if err == nil {
-		if err = b.setUp(link); err != nil && made {
-			_ = netlink.LinkDel(link) // the first error is the one to tell
-		}
+	if err != nil {
+		return err
+	}
+	if err = b.setUp(link); err == nil && made {
+		err = b.Apply(nil)
+	}
+	if err != nil && made {
+		_ = netlink.LinkDel(link) // the first error is the one to tell
 	}
 	return err
 }

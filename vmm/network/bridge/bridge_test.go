@@ -56,9 +56,6 @@ func up(t testing.TB, b *Bridge) {
 	if err := b.Up(); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Apply(nil); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func TestUpAndDown(t *testing.T) {

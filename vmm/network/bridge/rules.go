@@ -44,7 +44,7 @@ func findNFT() (string, error) {
 // Apply makes the rules for the guests that are on the bridge now, instead of those there were.
 func (b *Bridge) Apply(ports []Port) error {
 	if err := b.nft(b.rules(ports)); err != nil {
-		return fmt.Errorf("bridge %s: its rules: %w", b.Name, err)
+		return fmt.Errorf("the rules of network %s: %w", b.ID, err)
 	}
 	return nil
 }
@@ -57,7 +57,7 @@ func (b *Bridge) removeRules() error {
 		return nil // then it has made none
 	}
 	if err != nil {
-		return fmt.Errorf("bridge %s: removing its rules: %w", b.Name, err)
+		return fmt.Errorf("removing the rules of network %s: %w", b.ID, err)
 	}
 	return nil
 }
