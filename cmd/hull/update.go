@@ -16,7 +16,7 @@ func newUpdate(a *app) *cobra.Command {
 		Short: "Change the limits of containers",
 		Long: `Change the limits of containers. A container that runs keeps the size of its VM: memory
 is taken from it, and given back up to what it was started with; of its CPUs it may use as much
-as is said from now on, where VM processes have cgroups (hull info), and has as many from its next
+as is said from now on, where VM processes have cgroups (hull system info), and has as many from its next
 start.`,
 		Example: `  hull update --memory 256m web
   hull update --restart unless-stopped web db`,
