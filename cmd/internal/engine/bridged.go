@@ -261,7 +261,9 @@ func settleBridge(b *bridge.Bridge, dir string, gone []string) error {
 		}
 	}
 	ports := portsOf(readMembers(dir))
-	if err := b.Apply(ports); err != nil {
+	if err := b.Apply(ports); errors.Is(err, bridge.ErrNoNFT) {
+		return nil // nothing can be done before it is back, and no command is to fail for that
+	} else if err != nil {
 		return err
 	}
 	// Connections that go on are cut off by the rules; forgetting them frees the kernel of them, if it can be told.

@@ -112,6 +112,10 @@ const linkLocal = "169.254.0.0/16"
 // refuse is what becomes of a guest's packets that go nowhere: its programs hear of it at once. The world hears nothing.
 const refuse = "reject with icmpx type admin-prohibited"
 
+// maxConnections is how many connections and flows of a guest this host's kernel follows at once, as in user mode: its table of them is for
+// all. Who is on the network already is counted from the beginning when rules are made anew.
+const maxConnections = 4096
+
 // routed are the rules about packets between the network, this host and the world.
 func (b *Bridge) routed(w *strings.Builder, ports []Port) {
 	line := func(format string, args ...any) { fmt.Fprintf(w, "\t\t"+format+"\n", args...) }
@@ -124,6 +128,12 @@ func (b *Bridge) routed(w *strings.Builder, ports []Port) {
 	end := func() { w.WriteString("\t}\n") }
 	name := fmt.Sprintf("%q", b.Name)
 	fmt.Fprintf(w, "table inet %s {\n", b.table())
+
+	fmt.Fprintf(w, "\tset guests4 { type ipv4_addr; flags dynamic; }\n\tset guests6 { type ipv6_addr; flags dynamic; }\n")
+	bound := func() {
+		line("iifname %s ct state new add @guests4 { ip saddr ct count over %d } %s", name, maxConnections, refuse)
+		line("iifname %s ct state new add @guests6 { ip6 saddr ct count over %d } %s", name, maxConnections, refuse)
+	}
 
 	// Published ports, but for what comes over the loopback, whose addresses must not leave this host, and what comes from the
 	// network itself, whose answers would not come back this way: both are served by a process.
@@ -179,6 +189,7 @@ func (b *Bridge) routed(w *strings.Builder, ports []Port) {
 		line("iifname %s %s", name, refuse)
 	}
 	line("iifname %s ip daddr %s %s", name, linkLocal, refuse)
+	bound()
 	end()
 
 	chain("here", "filter hook input priority filter")
@@ -188,6 +199,8 @@ func (b *Bridge) routed(w *strings.Builder, ports []Port) {
 		line("iifname %s ct state established,related accept", name)
 		line("iifname %s icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept", name)
 		line("iifname %s %s", name, refuse)
+	} else {
+		bound()
 	}
 	end()
 	w.WriteString("}\n")

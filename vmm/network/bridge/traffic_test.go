@@ -399,6 +399,46 @@ func TestRouting(t *testing.T) {
 	}
 }
 
+// A guest cannot fill the kernel's table of connections, which is for all.
+func TestConnectionsAreBounded(t *testing.T) {
+	inNamespace(t)
+	changes, err := Forwarding(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Change(changes, false); err != nil {
+		t.Fatal(err)
+	}
+	w := world(t)
+	b := testBridge(1)
+	up(t, b)
+	one, p1 := guestOn(t, b, 2)
+	two, p2 := guestOn(t, b, 3)
+	if err := b.Apply([]Port{p1, p2}); err != nil {
+		t.Fatal(err)
+	}
+	const all, batch = maxConnections + 500, 100 // what the tap's queue takes
+	came := 0
+	for n := 0; n < all; n += batch {
+		for i := range batch {
+			one.send(datagram(one.mac, one.gate, one.ip4, w.ip4, 7, uint16(1000+n+i), fmt.Sprint(n+i)))
+		}
+		marker(t, w)
+		words, _ := w.until("marker")
+		came += len(words)
+	}
+	if came != maxConnections {
+		t.Errorf("%d of %d flows have passed, want %d", came, all, maxConnections)
+	}
+	two.send(datagram(two.mac, two.gate, two.ip4, w.ip4, 7, 7, "another guest"))
+	w.until("another guest")
+	if err := Forget(p1.IPv4); err != nil {
+		t.Fatal(err)
+	}
+	one.send(datagram(one.mac, one.gate, one.ip4, w.ip4, 7, 60000, "again"))
+	w.until("again")
+}
+
 // marker has this host send a datagram to a guest.
 func marker(t testing.TB, to *card) {
 	t.Helper()

@@ -104,18 +104,18 @@ func (s *sockets) pause() bool {
 
 // publishUDP passes datagrams on to the guest.
 func (s *sockets) publishUDP(conn *net.UDPConn, port uint16) {
-	s.serveUDP(conn, fmt.Sprintf("published port %s, to %d/udp in the guest,", conn.LocalAddr(), port), func(flow *sender) {
+	s.serveUDP(conn, maxDatagram, fmt.Sprintf("published port %s, to %d/udp in the guest,", conn.LocalAddr(), port), func(flow *sender) {
 		if guest, err := s.guest.dialUDP(port); err == nil {
 			s.exchange(flow, guest, flowIdle)
 		}
 	})
 }
 
-// serveUDP gives each sender a flow of its own, so that answers find their way back.
-func (s *sockets) serveUDP(conn *net.UDPConn, what string, handle func(*sender)) {
+// serveUDP gives each sender a flow of its own, so that answers find their way back. Datagrams are cut to size.
+func (s *sockets) serveUDP(conn *net.UDPConn, size int, what string, handle func(*sender)) {
 	var mu sync.Mutex
 	flows := map[netip.AddrPort]*sender{}
-	buf := make([]byte, maxDatagram)
+	buf := make([]byte, size)
 	for failures := 0; ; {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {

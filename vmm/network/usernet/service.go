@@ -31,6 +31,9 @@ type Service struct {
 	cfg ServiceConfig
 }
 
+// maxQuery is the longest query over UDP that is answered, in bytes: what name servers take by custom (RFC 6891, 6.2.5).
+const maxQuery = 4096
+
 // NewService serves at once, until Close. All sockets of the configuration are its own, also if it fails.
 func NewService(cfg ServiceConfig) (*Service, error) {
 	v := &Service{cfg: cfg}
@@ -41,7 +44,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 		v.report = func(err error) { cfg.Failed(fmt.Errorf("network of %s: %w", cfg.Guest, err)) }
 	}
 	err := v.serve(cfg.NameUDP.Close, func() {
-		v.serveUDP(cfg.NameUDP, "the name server at "+cfg.NameUDP.LocalAddr().String(), v.answerDatagrams)
+		v.serveUDP(cfg.NameUDP, maxQuery, "the name server at "+cfg.NameUDP.LocalAddr().String(), v.answerDatagrams)
 	})
 	if err == nil {
 		err = v.serve(cfg.NameTCP.Close, func() { v.accept(cfg.NameTCP, v.answerConnection) })
