@@ -57,9 +57,9 @@ func newNetworkCreate(a *app) *cobra.Command {
 With the driver user, containers have a network stack in a process of this host's, and a card
 that no frame but their own comes from. With the driver bridge, which takes root and the program
 nft, they have a tap interface each on a bridge of this host, whose kernel routes, translates
-addresses and publishes ports: it is faster, whoever connects from outside is seen by the address
-that it has, and this host reaches containers by theirs. This host forwards packets while there is
-such a network.
+addresses and publishes ports: packets go through no process, whoever connects from outside is seen
+by the address that it has, and this host reaches containers by theirs. This host forwards packets
+while there is such a network.
 
 Options of bridge:
   com.docker.network.bridge.name=NAME                    the interface; br-ID unless given
