@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hullvm/hull/guestinit/proto"
 	"github.com/hullvm/hull/vmm"
 	"github.com/hullvm/hull/vmm/network"
 	"github.com/hullvm/hull/vmm/network/bridge"
@@ -349,7 +348,6 @@ func (b *bridged) close() {
 // addBridged puts the container on the bridge of a network that it is a member of: a tap interface for its card, and what it needs of
 // this host.
 func (n *guestNetwork) addBridged(ctx context.Context, config usernet.UserConfig, publish []PortBinding, guest networkGuest, table *fileTable, m *membership) (err error) {
-	at := &config.Addresses
 	b, err := m.network.bridge()
 	if err != nil {
 		return err
@@ -376,7 +374,7 @@ func (n *guestNetwork) addBridged(ctx context.Context, config usernet.UserConfig
 	if service.Publish, ports, err = listenAll(ctx, publish); err != nil {
 		return err
 	}
-	if service.NameUDP, service.NameTCP, err = listenNames(at.DNS4); err != nil {
+	if service.NameUDP, service.NameTCP, err = listenNames(config.Addresses.DNS4); err != nil {
 		closeAll(service.Publish)
 		return fmt.Errorf("network %s: its name server: %w", m.network.Name, err)
 	}
@@ -394,15 +392,7 @@ func (n *guestNetwork) addBridged(ctx context.Context, config usernet.UserConfig
 		return err
 	}
 	n.bridged, n.ports = append(n.bridged, &bridged{s, m}), append(n.ports, ports...)
-	card := proto.Interface{
-		Addresses: []netip.Prefix{netip.PrefixFrom(at.Guest4, at.Subnet4.Bits())},
-		Gateways:  []netip.Addr{at.Gateway4},
-	}
-	if at.Subnet6.IsValid() {
-		card.Addresses = append(card.Addresses, netip.PrefixFrom(at.Guest6, at.Subnet6.Bits()))
-		card.Gateways = append(card.Gateways, at.Gateway6)
-	}
-	n.add(nic, card, m.MAC)
+	n.add(nic, cardOf(&config.Addresses), m.MAC)
 	return nil
 }
 

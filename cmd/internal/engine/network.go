@@ -442,9 +442,15 @@ func (n *guestNetwork) addUser(ctx context.Context, config usernet.UserConfig, p
 	}
 	go func() { s.done <- s.user.Serve(s.conn) }()
 	n.stacks, n.ports = append(n.stacks, s), append(n.ports, ports...)
-	at := &config.Addresses
+	card := cardOf(&config.Addresses)
+	card.MTU = usernet.MTU
+	n.add(vmm.NIC{MTU: usernet.MTU, Socket: &theirs}, card, mac)
+	return nil
+}
+
+// cardOf is how the guest's agent is to set up the card of a network.
+func cardOf(at *usernet.Addresses) proto.Interface {
 	card := proto.Interface{
-		MTU:       usernet.MTU,
 		Addresses: []netip.Prefix{netip.PrefixFrom(at.Guest4, at.Subnet4.Bits())},
 		Gateways:  []netip.Addr{at.Gateway4},
 	}
@@ -452,8 +458,7 @@ func (n *guestNetwork) addUser(ctx context.Context, config usernet.UserConfig, p
 		card.Addresses = append(card.Addresses, netip.PrefixFrom(at.Guest6, at.Subnet6.Bits()))
 		card.Gateways = append(card.Gateways, at.Gateway6)
 	}
-	n.add(vmm.NIC{MTU: usernet.MTU, Socket: &theirs}, card, mac)
-	return nil
+	return card
 }
 
 // close ends all connections of the network. It does nothing on nil.
