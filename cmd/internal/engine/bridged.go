@@ -62,22 +62,18 @@ func (n *Network) bridge() (*bridge.Bridge, error) {
 	}
 	for name, value := range n.Options {
 		var err error
-		yes := true
 		switch name {
 		case optBridgeName:
 			b.Name = value
 			err = bridge.CheckName(value)
 		case optMTU:
-			b.MTU, err = strconv.Atoi(value)
-			if err == nil && (b.MTU < 1280 || b.MTU > mtuMost) {
+			if b.MTU, err = strconv.Atoi(value); err != nil || b.MTU < 1280 || b.MTU > mtuMost {
 				err = fmt.Errorf("must be 1280 to %d", mtuMost) // IPv6 needs that much
 			}
 		case optMasquerade:
-			yes, err = strconv.ParseBool(value)
-			b.NoMasquerade = !yes
+			b.NoMasquerade, err = isFalse(value)
 		case optApart:
-			yes, err = strconv.ParseBool(value)
-			b.Apart = !yes
+			b.Apart, err = isFalse(value)
 		default:
 			if strings.HasPrefix(name, "com.docker.network.") {
 				err = errors.ErrUnsupported
@@ -88,6 +84,14 @@ func (n *Network) bridge() (*bridge.Bridge, error) {
 		}
 	}
 	return b, nil
+}
+
+func isFalse(value string) (bool, error) {
+	yes, err := strconv.ParseBool(value)
+	if err != nil {
+		err = errors.New("must be true or false")
+	}
+	return !yes, err
 }
 
 // checkBridge tells whether a network can have a bridge here, beside those of all others.

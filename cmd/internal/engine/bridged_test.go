@@ -224,7 +224,7 @@ func TestBridgeThatCannotBe(t *testing.T) {
 		"same bridge": {Network{Name: "bb", Options: map[string]string{optBridgeName: "web0"}}, "networks have same bridge name"},
 		"bad name":    {Network{Name: "bb", Options: map[string]string{optBridgeName: "a b"}}, "option com.docker.network.bridge.name=a b"},
 		"bad MTU":     {Network{Name: "bb", Options: map[string]string{optMTU: "12"}}, "must be 1280 to 65535"},
-		"bad bool":    {Network{Name: "bb", Options: map[string]string{optMasquerade: "perhaps"}}, "enable_ip_masquerade=perhaps"},
+		"bad bool":    {Network{Name: "bb", Options: map[string]string{optMasquerade: "perhaps"}}, "enable_ip_masquerade=perhaps: must be true or false"},
 		"unknown":     {Network{Name: "bb", Options: map[string]string{"com.docker.network.bridge.gateway_mode_ipv4": "routed"}}, "unsupported"},
 	} {
 		tt.n.Driver = DriverBridge

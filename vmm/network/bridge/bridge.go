@@ -148,6 +148,10 @@ func (b *Bridge) setUp(link netlink.Link) error {
 			return fmt.Errorf("address %s: %w", a.gateway, err)
 		}
 	}
+	// It is this host that routes there, and no guest of it.
+	if err := writeProc("/proc/sys/net/ipv6/conf/"+b.Name+"/accept_ra", "0"); err != nil {
+		return err
+	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("setting it up: %w", err)
 	}

@@ -79,6 +79,9 @@ func TestUpAndDown(t *testing.T) {
 	if !strings.Contains(shown, "scope global nodad") {
 		t.Errorf("an address waits: %s", shown)
 	}
+	if got, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + b.Name + "/accept_ra"); err != nil || strings.TrimSpace(string(got)) != "0" {
+		t.Errorf("accept_ra %q, %v", got, err)
+	}
 	for range 2 {
 		if err := b.Down(); err != nil {
 			t.Error(err)
@@ -205,6 +208,7 @@ func TestForwarding(t *testing.T) {
 	root := t.TempDir()
 	files := map[string]string{
 		"net/ipv4/ip_forward": "0\n", "net/ipv6/conf/all/forwarding": "0\n", "net/ipv6/conf/eth0/accept_ra": "1\n", "net/ipv6/conf/eth1/accept_ra": "0\n",
+		"net/ipv6/conf/all/accept_ra": "1\n", "net/ipv6/conf/default/accept_ra": "1\n",
 	}
 	for name, value := range files {
 		path := filepath.Join(root, name)
@@ -231,8 +235,12 @@ func TestForwarding(t *testing.T) {
 		ipv6 bool
 		want map[string]string
 	}{
-		{false, map[string]string{"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "0", "net/ipv6/conf/eth0/accept_ra": "1", "net/ipv6/conf/eth1/accept_ra": "0"}},
-		{true, map[string]string{"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1", "net/ipv6/conf/eth0/accept_ra": "2", "net/ipv6/conf/eth1/accept_ra": "0"}},
+		{false, map[string]string{
+			"net/ipv6/conf/all/accept_ra": "1", "net/ipv6/conf/default/accept_ra": "1",
+			"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "0", "net/ipv6/conf/eth0/accept_ra": "1", "net/ipv6/conf/eth1/accept_ra": "0"}},
+		{true, map[string]string{
+			"net/ipv6/conf/all/accept_ra": "1", "net/ipv6/conf/default/accept_ra": "1",
+			"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1", "net/ipv6/conf/eth0/accept_ra": "2", "net/ipv6/conf/eth1/accept_ra": "0"}},
 	} {
 		changes, err := forwarding(root, step.ipv6)
 		if err != nil {

@@ -31,7 +31,10 @@ func forwarding(root string, ipv6 bool) ([]Setting, error) {
 			return nil, err
 		}
 		for _, path := range accept {
-			wanted = append(wanted, Setting{strings.TrimPrefix(path, root+"/"), "1", "2"})
+			// What is to come is not to listen to routers for that: taps will.
+			if name := filepath.Base(filepath.Dir(path)); name != "all" && name != "default" && name != "lo" {
+				wanted = append(wanted, Setting{strings.TrimPrefix(path, root+"/"), "1", "2"})
+			}
 		}
 		wanted = append(wanted, Setting{"net/ipv6/conf/all/forwarding", "0", "1"})
 	}
