@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -37,16 +38,22 @@ func newContainer(a *app) *cobra.Command {
 }
 
 // ungroup makes "container run" what it means: "run". Every command starts faster without a second copy of them all.
-func ungroup(root *cobra.Command, args []string) []string {
-	if len(args) < 2 || args[0] != "container" {
-		return args
-	}
-	for _, c := range root.Commands() {
-		if c.GroupID == groupContainers && c.Name() == args[1] && c.Name() != "ps" {
-			return args[1:]
-		}
+func ungroup(args []string) []string {
+	if len(args) >= 2 && args[0] == "container" && slices.Contains(grouped(), args[1]) {
+		return args[1:]
 	}
 	return args
+}
+
+// grouped are the commands that there are with and without "container".
+func grouped() []string {
+	var names []string
+	for _, e := range entries() {
+		if e.group == groupContainers && e.name != "ps" && e.name != "container" {
+			names = append(names, e.name)
+		}
+	}
+	return names
 }
 
 func newPruneContainers(a *app) *cobra.Command {

@@ -48,8 +48,8 @@ func (e *usageError) Error() string {
 
 func (e *usageError) Unwrap() error { return e.err }
 
-// newRoot puts the commands together.
-func newRoot(a *app) *cobra.Command {
+// newRoot makes the command line of hull, with these of its commands.
+func newRoot(a *app, commands []entry) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "hull",
 		Short: "Containers in microVMs",
@@ -84,42 +84,22 @@ container. Verbs, flags, output and exit codes are docker's.`,
 		&cobra.Group{ID: groupStorage, Title: "Networks and volumes:"},
 		&cobra.Group{ID: groupHost, Title: "This host:"},
 	)
-	for group, commands := range map[string][]*cobra.Command{
-		groupContainers: {
-			newRun(a), newCreate(a), newStart(a), newStop(a), newRestart(a), newKill(a), newWait(a), newPause(a), newUnpause(a),
-			newPS(a), newInspect(a), newLogs(a), newPort(a), newEvents(a),
-			newAttach(a), newRename(a), newUpdate(a), newRemove(a), newSupervise(a), newTemplate(a), newCheckpoint(a), newSnapshot(a), newRestore(a), newFork(a),
-			newExec(a), newCopy(a), newDiff(a), newExport(a), newCommit(a), newTop(a), newStats(a), newContainer(a),
-		},
-		groupStorage: {newNetwork(a), newVolume(a)},
-		groupImages: {
-			newImages(a), newPull(a), newPush(a), newTag(a), newRemoveImage(a), newLoad(a), newSave(a), newImport(a), newHistory(a), newImage(a),
-			newLogin(a), newLogout(a),
-		},
-		groupHost: {newBoot(a), newDoctor(a), newSystem(a), newVersion(a), newCompletion(a)},
-	} {
-		for _, c := range commands {
-			c.GroupID = group
-			c.DisableFlagsInUseLine = true
-			root.AddCommand(c)
-		}
+	for _, e := range commands {
+		c := e.construct(a)
+		c.GroupID = e.group
+		c.DisableFlagsInUseLine = true
+		root.AddCommand(c)
 	}
 	root.SetHelpCommandGroupID(groupHost)
 	return root
 }
 
-const (
-	groupContainers = "containers"
-	groupImages     = "images"
-	groupStorage    = "storage"
-	groupHost       = "host"
-)
-
 // run executes a command line and returns the exit status.
 func run(a *app, args []string) int {
 	defer a.close()
-	root := newRoot(a)
-	root.SetArgs(ungroup(root, args))
+	args = ungroup(args)
+	root := newRoot(a, asked(args))
+	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(context.Background())
 	if err == nil {
 		return 0
