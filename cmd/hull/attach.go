@@ -21,7 +21,7 @@ written before is in hull logs. The exit status is the container's.`,
 		Example: `  hull attach web
   hull attach --detach-keys ctrl-x shell`,
 		Args:              exactArgs(1),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeFirst(completeRunning(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			keys, err := engine.ParseDetachKeys(detachKeys)
 			if err != nil {

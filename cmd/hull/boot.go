@@ -43,9 +43,9 @@ from here, %d when it asked for a reset, %d when its kernel panicked, %d on a tr
 fault, %d when KVM could not go on with it, and %d when hull itself failed.`,
 			vmm.StatusPowerOff, vmm.StatusReboot, vmm.StatusPanic, vmm.StatusTripleFault, vmm.StatusFailure, vmm.StatusHull),
 		Example: `  hull boot
-  hull boot --kernel /boot/vmlinuz-6.12 --cpus 4 --memory 5g
+  hull boot --kernel vmlinuz --cpus 2 --memory 1g
   hull boot --kernel vmlinux --protocol pvh --initrd initramfs.cpio --append 'rdinit=/bin/sh'
-  hull boot --network user -p 127.0.0.1:2222:22 --disk root.img --append 'root=/dev/vda'
+  hull boot --network user -p 127.0.0.1:2222:22 --disk root.img --append 'hull.root=/dev/vda'
   hull boot --console hvc0
   hull boot --share .:here --append 'hull.exec="mount -t virtiofs here /tmp; ls /tmp"'
   hull boot --disk root.img,cow --disk data.img --append 'hull.exec="ls /dev"'`,

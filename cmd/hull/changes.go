@@ -20,7 +20,7 @@ func newDiff(a *app) *cobra.Command {
 C changed, D deleted. A directory is listed with what has changed in it.`,
 		Example:           `  hull diff web`,
 		Args:              exactArgs(1),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeFirst(completeContainers(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()
 			if err != nil {
@@ -51,7 +51,7 @@ or to a file, without what is mounted in it.`,
 		Example: `  hull export web | tar -tv
   hull export -o web.tar web`,
 		Args:              exactArgs(1),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeFirst(completeContainers(a)),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if output == "" && isTerminal(a.stdout) {
 				return errTerminalOutput
@@ -111,7 +111,7 @@ the container has changed. Its ID is printed. Volumes are not part of it.`,
 			}
 			return maxArgs(2)(cmd, args)
 		},
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeFirst(completeContainers(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 {
 				o.Reference = args[1]

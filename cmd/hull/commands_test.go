@@ -22,17 +22,18 @@ const patience = 2 * time.Minute
 // scriptCommands are the commands of scripts besides testscript's own.
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"exits":   scriptExits,
-		"until":   scriptUntil,
-		"start":   scriptStart,
-		"await":   scriptAwait,
-		"signal":  scriptSignal,
-		"finish":  scriptFinish,
-		"same":    scriptSame,
-		"random":  scriptRandom,
-		"elapsed": scriptElapsed,
-		"fastest": scriptFastest,
-		"nothing": scriptNothing,
+		"exits":    scriptExits,
+		"until":    scriptUntil,
+		"start":    scriptStart,
+		"await":    scriptAwait,
+		"signal":   scriptSignal,
+		"finish":   scriptFinish,
+		"same":     scriptSame,
+		"random":   scriptRandom,
+		"elapsed":  scriptElapsed,
+		"fastest":  scriptFastest,
+		"nothing":  scriptNothing,
+		"examples": scriptExamples,
 	}
 }
 

@@ -20,7 +20,8 @@ func newContainer(a *app) *cobra.Command {
 		Long:  "Commands about containers. Most are there without \"container\" as well.",
 		Example: `  hull container ls -a
   hull container prune --filter until=24h`,
-		Args: cobra.ArbitraryArgs,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: completeFirst(cobra.FixedCompletions(grouped(), cobra.ShellCompDirectiveNoFileComp)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return &usageError{cmd.CommandPath(), fmt.Errorf("%q is not a command of %s", args[0], cmd.CommandPath())}
@@ -39,6 +40,9 @@ func newContainer(a *app) *cobra.Command {
 
 // ungroup makes "container run" what it means: "run". Every command starts faster without a second copy of them all.
 func ungroup(args []string) []string {
+	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		return append(args[:1:1], ungroup(args[1:])...)
+	}
 	if len(args) >= 2 && args[0] == "container" && slices.Contains(grouped(), args[1]) {
 		return args[1:]
 	}

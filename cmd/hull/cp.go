@@ -26,10 +26,11 @@ stands for what the directory has. A path that contains a colon begins with / or
 A copy belongs to root in the container and to you on this host, unless --archive keeps
 user and group. On this host it has no set-user-ID and set-group-ID bits, and devices are
 left out. The VM of a container that does not run is booted for the copy.`,
-		Example: `  hull cp web:/etc/nginx/nginx.conf .
-  hull cp site/. web:/usr/share/nginx/html
-  hull cp web:/var/log - | tar -tv`,
-		Args: exactArgs(2),
+		Example: `  hull cp web:/etc/hosts .
+  hull cp site/. web:/srv
+  hull cp web:/etc - | tar -tv`,
+		Args:              exactArgs(2),
+		ValidArgsFunction: completeCopied(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()
 			if err != nil {

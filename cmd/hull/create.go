@@ -14,10 +14,10 @@ func newCreate(a *app) *cobra.Command {
 		Use:   "create [OPTIONS] IMAGE [COMMAND] [ARG...]",
 		Short: "Create a container, to be started later",
 		Long:  "Create a container of an image and print its ID. hull start runs it.",
-		Example: `  hull create --name job -v "$PWD":/src debian make -C /src
+		Example: `  hull create --name job -v "$PWD":/src uroot sh /src/job.sh
   hull start -a job`,
 		Args:              minArgs(1),
-		ValidArgsFunction: completeImages(a),
+		ValidArgsFunction: completeCommand(completeImages(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			config, err := flags.config(cmd, args[0], args[1:])
 			if err != nil {
@@ -41,5 +41,6 @@ func newCreate(a *app) *cobra.Command {
 	}
 	cmd.Flags().SetInterspersed(false) // what follows IMAGE belongs to the command
 	flags.register(cmd.Flags(), a.getenv)
+	completeRunFlags(a, cmd)
 	return cmd
 }

@@ -1,8 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -40,6 +40,10 @@ func newEvents(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			show, err := eventFormat(a.stdout, format)
+			if err != nil {
+				return err
+			}
 			e, err := a.engine()
 			if err != nil {
 				return err
@@ -50,18 +54,7 @@ func newEvents(a *app) *cobra.Command {
 				if !match(event) {
 					return nil
 				}
-				if format == "" {
-					_, err := fmt.Fprintln(a.stdout, eventLine(event))
-					return err
-				}
-				attributes, err := json.Marshal(event.Attr)
-				if err != nil {
-					return err
-				}
-				return writeFormat(a.stdout, format, nil, []row{{
-					"Type": event.Type, "Action": event.Action, "Status": event.Action, "ID": event.ID, "Attributes": string(attributes),
-					"Time": fmt.Sprint(event.Time.Unix()), "TimeNano": fmt.Sprint(event.Time.UnixNano()),
-				}})
+				return show(messageOf(event))
 			})
 		},
 	}
@@ -73,14 +66,69 @@ func newEvents(a *app) *cobra.Command {
 	return cmd
 }
 
+// eventMessage is an event with docker's names, for templates and as JSON.
+type eventMessage struct {
+	Status   string `json:"status,omitempty"`
+	ID       string `json:"id,omitempty"`
+	From     string `json:"from,omitempty"`
+	Type     string
+	Action   string
+	Actor    eventActor
+	Scope    string `json:"scope,omitempty"`
+	Time     int64  `json:"time,omitempty"`     // in seconds
+	TimeNano int64  `json:"timeNano,omitempty"` // the same in nanoseconds
+}
+
+type eventActor struct {
+	ID         string
+	Attributes map[string]string
+}
+
+func messageOf(e engine.Event) eventMessage {
+	m := eventMessage{
+		Type: e.Type, Action: e.Action, Actor: eventActor{e.ID, orEmpty(e.Attr)}, Scope: "local",
+		Time: e.Time.Unix(), TimeNano: e.Time.UnixNano(),
+	}
+	if e.Type == "container" { // what there was before other things had events
+		m.Status, m.ID, m.From = e.Action, e.ID, e.Attr["image"]
+	}
+	return m
+}
+
+// eventFormat makes what writes events as --format says.
+func eventFormat(w io.Writer, format string) (func(eventMessage) error, error) {
+	if format == "json" {
+		format = "{{json .}}"
+	}
+	if format == "" {
+		return func(m eventMessage) error {
+			_, err := fmt.Fprintln(w, eventLine(m))
+			return err
+		}, nil
+	}
+	t, err := parseTemplate(format)
+	if err != nil {
+		return nil, err
+	}
+	return func(m eventMessage) error {
+		var line strings.Builder
+		if err := t.Execute(&line, m); err != nil {
+			return fmt.Errorf("--format: %w", err)
+		}
+		_, err := fmt.Fprintln(w, line.String())
+		return err
+	}, nil
+}
+
 // eventLine is an event as docker writes it.
-func eventLine(e engine.Event) string {
+func eventLine(m eventMessage) string {
 	var attributes []string
-	for key, value := range e.Attr {
+	for key, value := range m.Actor.Attributes {
 		attributes = append(attributes, key+"="+value)
 	}
 	slices.Sort(attributes)
-	return clean(fmt.Sprintf("%s %s %s %s (%s)", e.Time.Format(logTime), e.Type, e.Action, e.ID, strings.Join(attributes, ", ")))
+	at := time.Unix(0, m.TimeNano).Format(logTime)
+	return clean(fmt.Sprintf("%s %s %s %s (%s)", at, m.Type, m.Action, m.Actor.ID, strings.Join(attributes, ", ")))
 }
 
 // eventFilter makes one test of all --filter flags: those with the same key are alternatives.
@@ -91,12 +139,8 @@ func eventFilter(filters []string) (func(engine.Event) bool, error) {
 		},
 		"event": func(e engine.Event, v string) bool { return e.Action == v || strings.HasPrefix(e.Action, v+":") },
 		"image": func(e engine.Event, v string) bool { return familiar(e.Attr["image"]) == familiar(v) },
-		"label": func(e engine.Event, v string) bool {
-			key, want, hasValue := strings.Cut(v, "=")
-			got, ok := e.Attr[key]
-			return ok && (!hasValue || got == want)
-		},
-		"type": func(e engine.Event, v string) bool { return e.Type == v },
+		"label": func(e engine.Event, v string) bool { return hasLabel(e.Attr, v) },
+		"type":  func(e engine.Event, v string) bool { return e.Type == v },
 	}
 	return filter(filters, tests)
 }

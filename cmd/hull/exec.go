@@ -29,7 +29,7 @@ executed, 128+n if signal n killed it. If this hull is killed the command goes o
   hull exec -e LEVEL=3 -w /tmp -u nobody web sh -c 'echo $LEVEL; pwd'
   hull exec -d web sh -c 'sleep 60; touch /done'`,
 		Args:              minArgs(2),
-		ValidArgsFunction: completeRunning(a),
+		ValidArgsFunction: completeCommand(completeRunning(a)),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			x.Args, x.Terminal, x.WorkingDir, x.User = args[1:], flags.terminal, flags.workdir, flags.user
 			if x.DetachKeys, err = engine.ParseDetachKeys(keys); err != nil {
@@ -90,17 +90,6 @@ func execStatus(err error) int {
 		return status
 	}
 	return statusFailed
-}
-
-// completeRunning offers the names of containers for the first argument, of files for the others.
-func completeRunning(a *app) cobra.CompletionFunc {
-	containers := completeContainers(a)
-	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveDefault
-		}
-		return containers(cmd, args, prefix)
-	}
 }
 
 var errTerminalOutput = errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")

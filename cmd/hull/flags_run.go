@@ -326,3 +326,11 @@ func parseUlimits(entries []string) ([]engine.Ulimit, error) {
 	}
 	return limits, nil
 }
+
+// completeRunFlags offers values for flags of run and create.
+func completeRunFlags(a *app, cmd *cobra.Command) {
+	completeFlag(cmd, "network", completeNetworks(a))
+	completeFlag(cmd, "volumes-from", completeContainers(a))
+	completeFlag(cmd, "pull", cobra.FixedCompletions([]string{pullAlways, pullMissing, pullNever}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlag(cmd, "restart", cobra.FixedCompletions([]string{"always", "no", "on-failure", "unless-stopped"}, cobra.ShellCompDirectiveNoFileComp))
+}

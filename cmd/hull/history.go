@@ -21,9 +21,9 @@ func newHistory(a *app) *cobra.Command {
 		Short: "Show how an image was made",
 		Long:  "Show how an image was made, the last step first; the size is that of a step's disk.",
 		Example: `  hull history debian:12
-  hull history --no-trunc --format '{{.Size}} {{.CreatedBy}}' app`,
+  hull history --no-trunc --format '{{.Size}} {{.CreatedBy}}' app:1`,
 		Args:              exactArgs(1),
-		ValidArgsFunction: completeImages(a),
+		ValidArgsFunction: completeFirst(completeImages(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := a.images()
 			if err != nil {
@@ -49,7 +49,7 @@ func newHistory(a *app) *cobra.Command {
 			}
 			return writeFormat(a.stdout, format, []column{
 				{"IMAGE", "ID"}, created, {"CREATED BY", "CreatedBy"}, {"SIZE", "Size"}, {"COMMENT", "Comment"},
-			}, rows)
+			}, rows, column{"CREATED AT", "CreatedAt"}, column{"CREATED", "CreatedSince"})
 		},
 	}
 	f := cmd.Flags()
@@ -72,9 +72,7 @@ func historyRow(s images.Step, noTrunc, human bool, now time.Time) row {
 		if s.ID != (v1.Hash{}) {
 			id = s.ID.Hex[:12]
 		}
-		if runes := []rune(by); len(runes) > createdByLength {
-			by = string(runes[:createdByLength-1]) + "…"
-		}
+		by = shorten(by, createdByLength)
 	}
 	r := row{
 		"ID": id, "CreatedBy": by, "Comment": s.Comment,

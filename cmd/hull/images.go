@@ -25,7 +25,7 @@ func newImages(a *app) *cobra.Command {
   hull images -q --filter dangling=true
   hull images --format '{{.Repository}}:{{.Tag}} {{.Size}}'`,
 		Args:              maxArgs(1),
-		ValidArgsFunction: completeImages(a),
+		ValidArgsFunction: completeFirst(completeImages(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := a.images()
 			if err != nil {
@@ -62,7 +62,8 @@ func newImages(a *app) *cobra.Command {
 				columns = append(columns, column{"DIGEST", "Digest"})
 			}
 			columns = append(columns, column{"IMAGE ID", "ID"}, column{"CREATED", "CreatedSince"}, column{"SIZE", "Size"})
-			return writeFormat(a.stdout, format, columns, rows)
+			return writeFormat(a.stdout, format, columns, rows, column{"DIGEST", "Digest"}, column{"CREATED AT", "CreatedAt"},
+				column{"CONTAINERS", "Containers"}, column{"SHARED SIZE", "SharedSize"}, column{"UNIQUE SIZE", "UniqueSize"})
 		},
 	}
 	f := cmd.Flags()
@@ -97,7 +98,7 @@ func imageRows(image *images.Image, noTrunc bool, now time.Time) []row {
 	createdAt := created
 	if image.Config != nil && !image.Config.Created.IsZero() {
 		created = ago(now, image.Config.Created.Time)
-		createdAt = image.Config.Created.Format("2006-01-02 15:04:05 -0700 MST")
+		createdAt = image.Config.Created.Format(listedTime)
 	}
 	one := func(repository, tag string) row {
 		digest := none
@@ -109,6 +110,7 @@ func imageRows(image *images.Image, noTrunc bool, now time.Time) []row {
 		return row{
 			"Repository": repository, "Tag": tag, "Digest": digest, "ID": id,
 			"CreatedSince": created, "CreatedAt": createdAt, "Size": units.HumanSizeWithPrecision(float64(image.Size), 3),
+			"Containers": "N/A", "SharedSize": "N/A", "UniqueSize": "N/A",
 		}
 	}
 	var rows []row
@@ -142,7 +144,7 @@ func newRemoveImage(a *app) *cobra.Command {
 		Short: "Remove images",
 		Long:  "Take names away from images, and with its last name remove an image and the disks that no other image uses.",
 		Example: `  hull rmi debian:12
-  hull rmi -f 4f2c7a11d2b9`,
+  hull rmi -f $(hull images -q app:1)`,
 		Args:              minArgs(1),
 		ValidArgsFunction: completeImages(a),
 		RunE: func(cmd *cobra.Command, args []string) error {

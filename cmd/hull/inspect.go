@@ -21,20 +21,20 @@ func newInspect(a *app) *cobra.Command {
 	var format, kind string
 	cmd := &cobra.Command{
 		Use:   "inspect [OPTIONS] NAME|ID [NAME|ID...]",
-		Short: "Show all about containers and images, as JSON",
-		Long: `Show all that is known about containers, and about images where no container has the name,
-in a JSON array with docker's names, or by a Go template for each.`,
+		Short: "Show all about containers, images, networks and volumes, as JSON",
+		Long: `Show all that is known about things by their names, in a JSON array with docker's names, or by
+a Go template for each. A name is first looked for among containers, then images, networks, volumes.`,
 		Example: `  hull inspect web
   hull inspect -f '{{.State.Status}} {{.State.ExitCode}}' web
   hull inspect -f '{{json .Config.Env}}' --type image debian`,
 		Args:              minArgs(1),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeAny(completeContainers(a), completeImages(a), completeNetworks(a), completeVolumes(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			kinds := []inspectKind{inspectContainers(a, cmd), inspectImages(a, cmd)}
+			kinds := []inspectKind{inspectContainers(a, cmd), inspectImages(a, cmd), inspectNetworks(a, cmd), inspectVolumes(a, cmd)}
 			if kind != "" {
 				i := slices.IndexFunc(kinds, func(k inspectKind) bool { return k.name == kind })
 				if i < 0 {
-					return fmt.Errorf("%q is not a valid value for --type: there are container and image", kind)
+					return fmt.Errorf("%q is not a valid value for --type: there are container, image, network and volume", kind)
 				}
 				return inspect(a, cmd, args, format, kinds[i].get)
 			}
@@ -51,7 +51,8 @@ in a JSON array with docker's names, or by a Go template for each.`,
 	}
 	f := cmd.Flags()
 	f.StringVarP(&format, "format", "f", "", "\"json\" or a Go `template`")
-	f.StringVar(&kind, "type", "", "Look among things of one `kind`: container or image")
+	f.StringVar(&kind, "type", "", "Look among things of one `kind`: container, image, network or volume")
+	completeFlag(cmd, "type", cobra.FixedCompletions([]string{"container", "image", "network", "volume"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -84,6 +85,37 @@ func inspectImages(a *app, cmd *cobra.Command) inspectKind {
 		}
 		return store.Inspect(cmd.Context(), ref)
 	}, func(err error) bool { return errors.Is(err, images.ErrNotFound) || errors.Is(err, images.ErrReference) }}
+}
+
+func inspectNetworks(a *app, cmd *cobra.Command) inspectKind {
+	return inspectKind{"network", func(ref string) (any, error) {
+		e, err := a.engine()
+		if err != nil {
+			return nil, err
+		}
+		n, err := e.GetNetwork(cmd.Context(), ref)
+		if err != nil {
+			return nil, err
+		}
+		return describeNetwork(n, e.Members(n)), nil
+	}, func(err error) bool { return errors.Is(err, engine.ErrNoNetwork) }}
+}
+
+func inspectVolumes(a *app, cmd *cobra.Command) inspectKind {
+	return inspectKind{"volume", func(ref string) (any, error) {
+		e, err := a.engine()
+		if err != nil {
+			return nil, err
+		}
+		v, err := e.GetVolume(cmd.Context(), ref)
+		if err != nil {
+			return nil, err
+		}
+		return object{
+			"Name": v.Name, "Driver": engine.DriverLocal, "Mountpoint": e.VolumePath(v.Name), "CreatedAt": inspectedTime(v.Created),
+			"Labels": v.Labels, "Options": v.Options, "Scope": "local",
+		}, nil
+	}, func(err error) bool { return errors.Is(err, engine.ErrNoVolume) }}
 }
 
 // inspect prints what get says about each argument: an array, or what a template makes of each. What is found is printed
@@ -147,9 +179,12 @@ func inspected(e *engine.Engine, r *engine.Record) object {
 	return object{
 		"Id": r.ID, "Created": r.Created.UTC().Format(time.RFC3339Nano), "Path": path, "Args": args,
 		"State": inspectedState(r), "Image": r.ImageID, "Name": "/" + r.Name, "RestartCount": r.State.RestartCount,
-		"Driver": "hull", "Platform": "linux", "LogPath": logPath(e, r),
+		"Driver": "hull", "Platform": "linux", "LogPath": logPath(e, r), "ResolvConfPath": "", "HostnamePath": "", "HostsPath": "",
+		"MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": nil,
+		"GraphDriver": object{"Name": "hull", "Data": object{}},
 		"Config": object{
-			"Hostname": r.Hostname(), "User": user, "Tty": c.Terminal, "OpenStdin": c.OpenStdin, "StdinOnce": c.StdinOnce,
+			"Hostname": r.Hostname(), "Domainname": "", "AttachStdout": !c.OpenStdin || c.StdinOnce, "AttachStderr": !c.OpenStdin || c.StdinOnce,
+			"User": user, "Tty": c.Terminal, "OpenStdin": c.OpenStdin, "StdinOnce": c.StdinOnce,
 			"AttachStdin": c.StdinOnce, "Env": env, "Cmd": command, "Entrypoint": entrypoint, "Image": c.Image, "WorkingDir": cwd,
 			"Labels": c.Labels, "StopSignal": c.StopSignal, "ExposedPorts": r.ImageConfig.ExposedPorts,
 			"Volumes": r.ImageConfig.Volumes, "Healthcheck": c.Health,
@@ -231,10 +266,24 @@ func inspectedHost(r *engine.Record) object {
 		"Binds": binds, "NetworkMode": c.Network, "PortBindings": portMap(c.Ports),
 		"RestartPolicy": object{"Name": policy, "MaximumRetryCount": c.Restart.MaxRetries}, "AutoRemove": c.AutoRemove,
 		"LogConfig": object{"Type": driver, "Config": logs}, "CapAdd": c.CapAdd, "CapDrop": c.CapDrop, "Dns": c.DNS,
+		"DnsOptions": []string{}, "DnsSearch": []string{}, "VolumesFrom": c.VolumesFrom, "Privileged": c.Privileged, "SecurityOpt": c.SecurityOpt,
+		"PublishAllPorts": c.PublishAll, "PidsLimit": c.Limits.PIDs, "ShmSize": shmSize(c.Limits), "CpusetCpus": joinCPUs(c.CPUSet), "CgroupnsMode": "private",
+		"IpcMode": "private", "PidMode": "", "UTSMode": "", "UsernsMode": "", "Isolation": "", "Init": nil, "OomKillDisable": false,
 		"ExtraHosts": c.ExtraHosts, "ReadonlyRootfs": c.ReadOnly, "Tmpfs": c.Tmpfs, "Ulimits": c.Ulimits, "Runtime": "hull",
 		"Memory": c.Memory, "NanoCpus": int64(c.CPUs * 1e9), "BlkioWeight": c.Limits.IOWeight,
 	}
 }
+
+// shmSize is the size of /dev/shm in bytes.
+func shmSize(l engine.Limits) uint64 {
+	if l.ShmSize == 0 {
+		return engine.DefaultShmSize
+	}
+	return l.ShmSize
+}
+
+// joinCPUs writes CPUs as --cpuset-cpus takes them.
+func joinCPUs(cpus []int) string { return strings.Join(inRows(cpus), ",") }
 
 func inspectedMounts(e *engine.Engine, r *engine.Record) []object {
 	mounts := []object{}

@@ -17,7 +17,7 @@ func newKill(a *app) *cobra.Command {
 		Example: `  hull kill web
   hull kill -s HUP web`,
 		Args:              minArgs(1),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeRunning(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			signal, err := engine.ParseSignal(name)
 			if err != nil {

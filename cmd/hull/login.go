@@ -32,7 +32,7 @@ func newLogin(a *app) *cobra.Command {
 for pull and push, where docker keeps them: in ~/.docker/config.json, or with the
 credential helper that is configured there.`,
 		Example: `  hull login registry.example
-  pass show registry | hull login -u me --password-stdin registry.example:5000`,
+  hull login -u me --password-stdin registry.example:5000 < token`,
 		Args: maxArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return login(a, cmd, f, args)

@@ -24,7 +24,7 @@ command. Times are RFC 3339, seconds since 1970, or durations before now, such a
   hull logs -f --tail 20 web
   hull logs -t --since 10m web`,
 		Args:              exactArgs(1),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeFirst(completeContainers(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			options.Tail = -1

@@ -20,8 +20,8 @@ func newNetwork(a *app) *cobra.Command {
 on different networks, or on the default one, do not. It needs no privileges, but for
 networks of the driver bridge.`,
 		Example: `  hull network create web
-  hull run -d --name db --network web postgres
-  hull run --rm --network web debian getent hosts db`,
+  hull run -d --name db --network web uroot sleep 1000
+  hull run --rm --network web uroot ping -c 1 db`,
 		Args: cobra.ArbitraryArgs,
 		RunE: subcommand,
 	}
@@ -67,9 +67,8 @@ Options of bridge:
   com.docker.network.bridge.enable_ip_masquerade=false   known to the world by their own addresses
   com.docker.network.bridge.enable_icc=false             containers do not reach one another`,
 		Example: `  hull network create web
-  hull network create --subnet 10.5.0.0/16 --ip-range 10.5.1.0/24 --ipv6 web
-  hull network create --internal back
-  hull network create -d bridge -o com.docker.network.bridge.name=web0 --ipv6 web`,
+  hull network create --subnet 10.5.0.0/16 --ip-range 10.5.1.0/24 --ipv6 front
+  hull network create --internal back`,
 		Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n := engine.Network{Name: args[0], Driver: driver, Internal: internal}
@@ -220,7 +219,8 @@ func newNetworkList(a *app) *cobra.Command {
 				}
 				return nil
 			}
-			return writeFormat(a.stdout, format, []column{{"NETWORK ID", "ID"}, {"NAME", "Name"}, {"DRIVER", "Driver"}, {"SCOPE", "Scope"}}, rows)
+			return writeFormat(a.stdout, format, []column{{"NETWORK ID", "ID"}, {"NAME", "Name"}, {"DRIVER", "Driver"}, {"SCOPE", "Scope"}}, rows,
+				column{"IPV4", "IPv4"}, column{"IPV6", "IPv6"}, column{"INTERNAL", "Internal"}, column{"LABELS", "Labels"}, column{"CREATED AT", "CreatedAt"})
 		},
 	}
 	f := cmd.Flags()
@@ -236,11 +236,13 @@ func networkRow(n *engine.Network, noTrunc bool) row {
 	if !noTrunc {
 		id = engine.ShortID(id)
 	}
-	return row{
+	one := row{
 		"ID": id, "Name": n.Name, "Driver": n.Driver, "Scope": "local", "IPv4": "true",
 		"IPv6": strconv.FormatBool(n.IPv6.Subnet.IsValid()), "Internal": strconv.FormatBool(n.Internal),
-		"Labels": joinLabels(n.Labels), "CreatedAt": n.Created.Format("2006-01-02 15:04:05.999999999 -0700 MST"),
+		"CreatedAt": n.Created.Format("2006-01-02 15:04:05.999999999 -0700 MST"),
 	}
+	one.setLabels(n.Labels)
+	return one
 }
 
 func networkFilter(filters []string) (func(*engine.Network) bool, error) {
@@ -267,17 +269,7 @@ func newNetworkInspect(a *app) *cobra.Command {
 		Args:              minArgs(1),
 		ValidArgsFunction: completeNetworks(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
-			return inspect(a, cmd, args, format, func(ref string) (any, error) {
-				n, err := e.GetNetwork(cmd.Context(), ref)
-				if err != nil {
-					return nil, err
-				}
-				return describeNetwork(n, e.Members(n)), nil
-			})
+			return inspect(a, cmd, args, format, inspectNetworks(a, cmd).get)
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "\"json\" or a Go `template`")
@@ -360,7 +352,7 @@ func newNetworkConnect(a *app) *cobra.Command {
 a VM are put in when it starts, so the container must not be running.`,
 		Example:           `  hull network connect --alias db web box`,
 		Args:              exactArgs(2),
-		ValidArgsFunction: completeNetworkThenContainer(a),
+		ValidArgsFunction: completeInOrder(completeNetworks(a), completeContainers(a), cobra.NoFileCompletions),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, given := range []struct {
 				flag, value string
@@ -400,7 +392,7 @@ func newNetworkDisconnect(a *app) *cobra.Command {
 		Long:              "Take a container off a network. It must not be running: see hull network connect.",
 		Example:           `  hull network disconnect web box`,
 		Args:              exactArgs(2),
-		ValidArgsFunction: completeNetworkThenContainer(a),
+		ValidArgsFunction: completeInOrder(completeNetworks(a), completeContainers(a), cobra.NoFileCompletions),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()
 			if err != nil {
@@ -476,32 +468,4 @@ func newNetworkPrune(a *app) *cobra.Command {
 	f.BoolVarP(&force, "force", "f", false, "Do not ask")
 	f.StringArrayVar(&filters, "filter", nil, "Remove those that fit only: until=, label=, label!=")
 	return cmd
-}
-
-// completeNetworks offers the names of networks.
-func completeNetworks(a *app) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		e, err := a.engine()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		all, err := e.Networks(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		var names []cobra.Completion
-		for _, n := range all {
-			names = append(names, n.Name)
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-func completeNetworkThenContainer(a *app) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if len(args) == 0 {
-			return completeNetworks(a)(cmd, args, prefix)
-		}
-		return completeContainers(a)(cmd, args, prefix)
-	}
 }

@@ -12,8 +12,11 @@ import (
 
 // What the commands of networks and volumes have in common.
 
-// timeFormat is how docker's inspect writes times.
-const timeFormat = time.RFC3339Nano
+// timeFormat is how docker's inspect writes times, and listedTime how its listings do.
+const (
+	timeFormat = time.RFC3339Nano
+	listedTime = "2006-01-02 15:04:05 -0700 MST"
+)
 
 // orEmpty is a map that is shown as {} and not as null.
 func orEmpty(m map[string]string) map[string]string {

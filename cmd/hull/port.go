@@ -16,7 +16,7 @@ func newPort(a *app) *cobra.Command {
 		Example: `  hull port web
   hull port web 80/tcp`,
 		Args:              rangeArgs(1, 2),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeFirst(completeContainers(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()
 			if err != nil {
@@ -37,7 +37,7 @@ func newPort(a *app) *cobra.Command {
 				}
 			}
 			found := false
-			for _, p := range r.State.Ports {
+			for _, p := range publishedPorts(r) {
 				switch {
 				case wanted == "":
 					fmt.Fprintf(a.stdout, "%d/%s -> %s\n", p.Container, p.Protocol, p.Host)

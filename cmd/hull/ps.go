@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,8 +53,9 @@ func newPS(a *app) *cobra.Command {
 					break
 				}
 				one := containerRow(r, noTrunc, time.Now())
-				if size {
-					one["Size"] = containerSize(e, r)
+				one["Networks"] = strings.Join(containerNetworks(e, r), ",")
+				if size || strings.Contains(format, ".Size") {
+					one["Size"] = containerSize(cmd, e, r)
 				}
 				rows = append(rows, one)
 			}
@@ -67,7 +69,7 @@ func newPS(a *app) *cobra.Command {
 			if size {
 				columns = append(columns, column{"SIZE", "Size"})
 			}
-			return writeFormat(a.stdout, format, columns, rows)
+			return writeFormat(a.stdout, format, columns, rows, moreContainerColumns()...)
 		},
 	}
 	f := cmd.Flags()
@@ -85,9 +87,31 @@ func newPS(a *app) *cobra.Command {
 // listed tells whether docker counts a container among those that run.
 func listed(s engine.State) bool { return s.Up() || s.Status == engine.StatusRestarting }
 
-// containerSize is what a container has written and what its image holds, as docker shows it.
-func containerSize(e *engine.Engine, r *engine.Record) string {
-	return units.HumanSizeWithPrecision(float64(e.Written(r.ID)), 3)
+// containerSize is what a container has written, and with it what its image holds, as docker shows it.
+func containerSize(cmd *cobra.Command, e *engine.Engine, r *engine.Record) string {
+	size := func(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
+	written := e.Written(r.ID)
+	store, err := e.Images()
+	if err != nil {
+		return size(written)
+	}
+	image, err := store.Get(cmd.Context(), r.ImageID)
+	if err != nil { // it is gone
+		return size(written)
+	}
+	return fmt.Sprintf("%s (virtual %s)", size(written), size(written+image.Size))
+}
+
+// containerNetworks are the names of the networks that a container is on.
+func containerNetworks(e *engine.Engine, r *engine.Record) []string {
+	var names []string
+	for _, ep := range e.Endpoints(r) {
+		names = append(names, ep.Name)
+	}
+	if len(names) == 0 {
+		names = append(names, r.Config.Network)
+	}
+	return names
 }
 
 func containerColumns() []column {
@@ -97,41 +121,56 @@ func containerColumns() []column {
 	}
 }
 
-// commandLength is how much of a command docker shows.
-const commandLength = 20
+// moreContainerColumns are those that --format can show.
+func moreContainerColumns() []column {
+	return []column{
+		{"CREATED AT", "CreatedAt"}, {"STATE", "State"}, {"SIZE", "Size"}, {"LABELS", "Labels"}, {"MOUNTS", "Mounts"},
+		{"LOCAL VOLUMES", "LocalVolumes"}, {"NETWORKS", "Networks"},
+	}
+}
+
+// How much docker shows of a command, and of what is mounted.
+const (
+	commandLength = 20
+	mountLength   = 15
+)
+
+// shorten is what docker shows of a text that may be long.
+func shorten(text string, length int) string {
+	if runes := []rune(text); len(runes) > length {
+		return string(runes[:length-1]) + "…"
+	}
+	return text
+}
 
 func containerRow(r *engine.Record, noTrunc bool, now time.Time) row {
-	id, command := engine.ShortID(r.ID), r.Command()
-	if noTrunc {
-		id = r.ID
-	} else if runes := []rune(command); len(runes) > commandLength {
-		command = string(runes[:commandLength-1]) + "…"
+	id, command := r.ID, r.Command()
+	if !noTrunc {
+		id, command = engine.ShortID(id), shorten(command, commandLength)
+	}
+	var mounts []string
+	volumes := 0
+	for _, m := range r.Config.Mounts {
+		name := m.Source
+		if !noTrunc {
+			name = shorten(name, mountLength)
+		}
+		if mounts = append(mounts, name); m.Volume {
+			volumes++
+		}
 	}
 	image := r.Config.Image
 	if image == "" {
 		image = "<unknown>"
 	}
-	var labels []string
-	for key, value := range r.Config.Labels {
-		labels = append(labels, key+"="+value)
+	one := row{
+		"ID": id, "Image": image, "Command": strconv.Quote(command), "Names": r.Name, "Ports": listedPorts(r),
+		"CreatedAt": r.Created.Format(listedTime), "RunningFor": ago(now, r.Created),
+		"Status": containerStatus(r.State, now), "State": dockerStatus(r.State.Status), "Size": "0B",
+		"Mounts": strings.Join(mounts, ","), "LocalVolumes": strconv.Itoa(volumes),
 	}
-	return row{
-		"ID": id, "Image": image, "Command": strconv.Quote(command), "Names": r.Name, "Ports": ports(r.State),
-		"CreatedAt": r.Created.Format("2006-01-02 15:04:05 -0700 MST"), "RunningFor": ago(now, r.Created),
-		"Status": containerStatus(r.State, now), "State": string(r.State.Status), "Labels": strings.Join(labels, ","),
-	}
-}
-
-// ports are those that lead to a running container, as docker writes them.
-func ports(s engine.State) string {
-	if !s.Alive() {
-		return ""
-	}
-	var list []string
-	for _, p := range s.Ports {
-		list = append(list, p.String())
-	}
-	return strings.Join(list, ", ")
+	one.setLabels(r.Config.Labels)
+	return one
 }
 
 func ago(now, then time.Time) string { return units.HumanDuration(now.Sub(then)) + " ago" }
@@ -168,10 +207,10 @@ func healthStatus(h *engine.Health) string {
 // containers count.
 func containerFilter(all []*engine.Record, filters []string) (match func(*engine.Record) bool, anyState bool, err error) {
 	tests := map[string]func(*engine.Record, string) bool{
-		"name": func(r *engine.Record, v string) bool { return strings.Contains(r.Name, v) },
+		"name": func(r *engine.Record, v string) bool { return fitsName(r.Name, v) },
 		"id":   func(r *engine.Record, v string) bool { return strings.HasPrefix(r.ID, v) },
 		"status": func(r *engine.Record, v string) bool {
-			return string(r.State.Status) == v || r.State.Status == engine.StatusStarting && v == string(engine.StatusCreated)
+			return dockerStatus(r.State.Status) == v
 		},
 		"ancestor": func(r *engine.Record, v string) bool {
 			return familiar(r.Config.Image) == familiar(v) || strings.HasPrefix(strings.TrimPrefix(r.ImageID, "sha256:"), strings.TrimPrefix(v, "sha256:"))
@@ -193,17 +232,20 @@ func containerFilter(all []*engine.Record, filters []string) (match func(*engine
 		},
 		"before": func(r *engine.Record, v string) bool { return r.Created.Before(createdAt(all, v)) },
 		"since":  func(r *engine.Record, v string) bool { return r.Created.After(createdAt(all, v)) },
-		"label": func(r *engine.Record, v string) bool {
-			key, want, hasValue := strings.Cut(v, "=")
-			got, ok := r.Config.Labels[key]
-			return ok && (!hasValue || got == want)
-		},
+		"label":  func(r *engine.Record, v string) bool { return hasLabel(r.Config.Labels, v) },
 	}
 	match, err = filter(filters, tests)
 	anyState = slices.ContainsFunc(filters, func(f string) bool {
 		return strings.HasPrefix(f, "status=") || strings.HasPrefix(f, "exited=")
 	})
 	return match, anyState, err
+}
+
+// fitsName tells whether a container's name has what a filter asks for: docker takes a regular expression, for the name
+// with and without a slash in front.
+func fitsName(name, want string) bool {
+	pattern, err := regexp.Compile(want)
+	return err == nil && (pattern.MatchString(name) || pattern.MatchString("/"+name)) || name == want
 }
 
 // createdAt is when the container with the name or ID was made; the zero time if there is none.

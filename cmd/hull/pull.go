@@ -20,7 +20,7 @@ func newPull(a *app) *cobra.Command {
 		Long: `Fetch an image from its registry. A pull that is cut short goes on, the next time,
 from where it was. Credentials are those of hull login, which are docker's.`,
 		Example: `  hull pull debian:12
-  hull pull -q localhost:5000/app@sha256:…`,
+  hull pull -q --platform linux/amd64 registry.example/app:1.2`,
 		Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()

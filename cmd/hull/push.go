@@ -18,10 +18,10 @@ func newPush(a *app) *cobra.Command {
 		Long: `Send an image to the registry that its name says: what the registry does not have of
 it. An image that was pulled keeps its digest. Credentials are those of hull login,
 which are docker's.`,
-		Example: `  hull tag app:latest localhost:5000/app:1.2 && hull push localhost:5000/app:1.2
+		Example: `  hull tag app:1 registry.example/app:1.2 && hull push registry.example/app:1.2
   hull push --all-tags registry.example/team/app`,
 		Args:              exactArgs(1),
-		ValidArgsFunction: completeImages(a),
+		ValidArgsFunction: completeFirst(completeImages(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, err := images.ParseReference(args[0])
 			if err != nil {

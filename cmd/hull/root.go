@@ -55,10 +55,10 @@ func newRoot(a *app, commands []entry) *cobra.Command {
 		Short: "Containers in microVMs",
 		Long: `hull runs containers in microVMs: each has its own kernel, and starts like a
 container. Verbs, flags, output and exit codes are docker's.`,
-		Example: `  hull run --rm uroot uname -r     a container of the built-in image
-  hull run --rm -it debian bash    one from a registry
-  hull boot                        a bare VM on this terminal
-  hull doctor                      what this host lets hull do`,
+		Example: `  hull run --rm uroot uname -r     # a container of the built-in image
+  hull run --rm -it debian bash    # one from a registry
+  hull boot                        # a bare VM on this terminal
+  hull doctor                      # what this host lets hull do`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		Version:           versionString(),

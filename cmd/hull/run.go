@@ -26,13 +26,13 @@ The exit status is the command's: 127 if it was not found, 126 if it could not b
 executed, 128+n if signal n killed it, and 125 if hull itself failed.`,
 		Example: `  hull run --rm uroot uname -r
   hull run --rm -it debian bash
-  hull run -d --name web --restart always -p 8080:80 nginx
+  hull run -d --name web --restart always -p 8080:80 uroot sleep 1000
   echo hi | hull run --rm -i uroot cat
-  hull run --rm --memory 2g --cpus 1.5 -e LEVEL=3 -w /tmp debian sh -c 'echo $LEVEL; pwd'
-  hull run --rm -v "$PWD":/src:ro -v cache:/var/cache debian ls /src
+  hull run --rm --memory 2g --cpus 1.5 -e LEVEL=3 -w /tmp uroot sh -c 'echo $LEVEL; pwd'
+  hull run --rm -v "$PWD":/src:ro -v cache:/var/cache uroot ls /src
   hull run --rm --timing=start.svg uroot true`,
 		Args:              minArgs(1),
-		ValidArgsFunction: completeImages(a),
+		ValidArgsFunction: completeCommand(completeImages(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			status, err := runContainer(a, cmd, &flags, args)
 			if err != nil {
@@ -50,6 +50,7 @@ executed, 128+n if signal n killed it, and 125 if hull itself failed.`,
 	}
 	cmd.Flags().SetInterspersed(false) // what follows IMAGE belongs to the command
 	flags.registerRun(cmd.Flags(), a.getenv)
+	completeRunFlags(a, cmd)
 	return cmd
 }
 

@@ -20,8 +20,8 @@ func newSave(a *app) *cobra.Command {
 		Long: `Write images to a tar that is both what docker save writes and an OCI image layout,
 for hull load, docker load, podman and skopeo. It goes to standard output unless
 --output names a file. An image that is named without a tag is saved with all tags.`,
-		Example: `  hull save -o images.tar debian:12 app
-  hull save app:1 | ssh host hull load
+		Example: `  hull save -o images.tar debian:12 app:1
+  hull save app:1 | ssh host.example hull load
   hull save -o app.tar app:1 && skopeo copy docker-archive:app.tar oci:layout:1`,
 		Args:              minArgs(1),
 		ValidArgsFunction: completeImages(a),

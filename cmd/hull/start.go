@@ -25,7 +25,7 @@ is shown until it ends, and the exit status is the container's.`,
   hull start -a job
   hull start -ai shell`,
 		Args:              minArgs(1),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeStopped(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			keys, err := engine.ParseDetachKeys(detachKeys)
 			if err != nil {

@@ -28,8 +28,8 @@ network, disks and processes as the guest counts them, and beside them CPU time 
 that this host charges to the container's VM.`,
 		Example: `  hull stats
   hull stats --no-stream web
-  hull stats --format '{{.Name}}: {{.CPUPerc}} of the guest, {{.HostCPUPerc}} of the host'`,
-		ValidArgsFunction: completeContainers(a),
+  hull stats --no-stream --format '{{.Name}}: {{.CPUPerc}} of the guest, {{.HostCPUPerc}} of the host'`,
+		ValidArgsFunction: completeRunning(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()
 			if err != nil {
@@ -56,7 +56,7 @@ that this host charges to the container's VM.`,
 				if !noStream && isTerminal(a.stdout) {
 					fmt.Fprint(a.stdout, "\033[2J\033[H") // clear, and to the top
 				}
-				if err := writeFormat(a.stdout, format, statsColumns(), s.rows()); err != nil || noStream {
+				if err := writeFormat(a.stdout, format, statsColumns(), s.rows(), column{"CONTAINER", "Container"}); err != nil || noStream {
 					return err
 				}
 			}
@@ -179,6 +179,7 @@ func (s *statsView) rows() []row {
 		for _, c := range statsColumns()[2:] {
 			out[c.field] = "--"
 		}
+		out["MemUsage"] = "-- / --"
 		if m := s.meters[r.ID]; m != nil && m.samples > 1 {
 			m.fill(out, r.Config.Memory)
 		}

@@ -44,7 +44,7 @@ func newStop(a *app) *cobra.Command {
 		Example: `  hull stop web
   hull stop -t 60 db`,
 		Args:              minArgs(1),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeRunning(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			options, err := flags.options(cmd)
 			if err != nil {

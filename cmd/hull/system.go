@@ -53,7 +53,7 @@ func newSystemStart(a *app) *cobra.Command {
 		Long: `Start the containers whose restart policy is always, or unless-stopped if nobody has stopped
 them, and that do not run: for the host's boot. --unit prints a systemd unit that does that.`,
 		Example: `  hull system start
-  hull system start --unit > /etc/systemd/system/hull.service && systemctl enable hull`,
+  hull system start --unit > ~/.config/systemd/user/hull.service`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if unit {

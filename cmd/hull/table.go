@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"text/template"
@@ -16,8 +17,43 @@ type column struct {
 	heading, field string
 }
 
-// row is one line of a listing: values by field name, columns shown or not.
+// row is one line of a listing: values by field name, columns shown or not. Its labels are there one by one as well, for
+// templates that ask for one.
 type row map[string]string
+
+// labelPrefix begins the names of a row's single labels; no template can name such a field.
+const labelPrefix = "label:"
+
+// setLabels gives a row its labels.
+func (r row) setLabels(labels map[string]string) {
+	r["Labels"] = joinLabels(labels)
+	for key, value := range labels {
+		r[labelPrefix+key] = value
+	}
+}
+
+// Label is the value of one label, or nothing.
+func (r row) Label(key string) string { return r[labelPrefix+key] }
+
+// MarshalJSON writes the fields.
+func (r row) MarshalJSON() ([]byte, error) {
+	fields := make(map[string]string, len(r))
+	for name, value := range r {
+		if !strings.HasPrefix(name, labelPrefix) {
+			fields[name] = value
+		}
+	}
+	return json.Marshal(fields)
+}
+
+// headings is the first line of a table that a template makes.
+type headings map[string]string
+
+// Label is the heading of a column with the values of one label: what follows the key's last dot.
+func (headings) Label(key string) string {
+	key = key[strings.LastIndex(key, ".")+1:]
+	return strings.NewReplacer("-", " ", "_", " ").Replace(key)
+}
 
 // writeTable writes rows as docker does: headings, columns three spaces apart.
 func writeTable(w io.Writer, columns []column, rows []row) error {
@@ -47,8 +83,8 @@ func clean(s string) string {
 }
 
 // writeFormat writes rows as --format says: "table", "json", a Go template for
-// each row, or "table TEMPLATE".
-func writeFormat(w io.Writer, format string, columns []column, rows []row) error {
+// each row, or "table TEMPLATE". A template knows more columns than those that are shown without.
+func writeFormat(w io.Writer, format string, columns []column, rows []row, more ...column) error {
 	switch {
 	case format == "" || format == "table":
 		return writeTable(w, columns, rows)
@@ -70,22 +106,28 @@ func writeFormat(w io.Writer, format string, columns []column, rows []row) error
 		return err
 	}
 	out := w
+	write := func(values any) error {
+		var line strings.Builder
+		if err := t.Execute(&line, values); err != nil {
+			return fmt.Errorf("--format: %w", err)
+		}
+		_, err := fmt.Fprintln(out, line.String())
+		return err
+	}
 	if isTable {
 		table := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
 		defer table.Flush()
 		out = table
-		headings := row{}
-		for _, c := range columns {
-			headings[c.field] = c.heading
+		top := headings{}
+		for _, c := range slices.Concat(columns, more) {
+			top[c.field] = c.heading
 		}
-		rows = append([]row{headings}, rows...)
+		if err := write(top); err != nil {
+			return err
+		}
 	}
 	for _, r := range rows {
-		var line strings.Builder
-		if err := t.Execute(&line, r); err != nil {
-			return fmt.Errorf("--format: %w", err)
-		}
-		if _, err := fmt.Fprintln(out, line.String()); err != nil {
+		if err := write(r); err != nil {
 			return err
 		}
 	}

@@ -9,10 +9,10 @@ func newTag(a *app) *cobra.Command {
 		Use:   "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
 		Short: "Give an image a further name",
 		Long:  "Give an image a further name. An image that had the name loses it.",
-		Example: `  hull tag debian:12 localhost:5000/debian:12
-  hull tag 4f2c7a11d2b9 app:latest`,
+		Example: `  hull tag debian:12 registry.example/debian:12
+  hull tag "$(hull images -q debian:12)" app:1`,
 		Args:              exactArgs(2),
-		ValidArgsFunction: completeImages(a),
+		ValidArgsFunction: completeFirst(completeImages(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := a.images()
 			if err != nil {

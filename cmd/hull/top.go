@@ -22,7 +22,7 @@ func newTop(a *app) *cobra.Command {
   hull top web aux
   hull top web -o pid,rss,args`,
 		Args:              minArgs(1),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeFirst(completeRunning(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			columns, err := psColumns(args[1:])
 			if err != nil {

@@ -75,7 +75,7 @@ func newRename(a *app) *cobra.Command {
 		Long:              "Give a container another name. Its hostname stays as it is.",
 		Example:           "  hull rename web web-old",
 		Args:              exactArgs(2),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeFirst(completeContainers(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()
 			if err != nil {

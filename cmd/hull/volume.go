@@ -19,7 +19,7 @@ func newVolume(a *app) *cobra.Command {
 that any number of containers share, or a disk that one container has at a time.`,
 		Example: `  hull volume create cache
   hull volume create --opt type=disk --opt size=20g pgdata
-  hull run -d -v pgdata:/var/lib/postgresql/data postgres`,
+  hull run --rm -v cache:/cache -v pgdata:/data uroot ls -l /cache /data`,
 		Args: cobra.ArbitraryArgs,
 		RunE: subcommand,
 	}
@@ -110,10 +110,7 @@ func newVolumeList(a *app) *cobra.Command {
 			var rows []row
 			for _, v := range all {
 				if fits(v) {
-					rows = append(rows, row{
-						"Name": v.Name, "Driver": engine.DriverLocal, "Scope": "local", "Mountpoint": e.VolumePath(v.Name),
-						"Labels": joinLabels(v.Labels), "Availability": "N/A", "Group": "N/A", "Links": "N/A", "Size": "N/A", "Status": "N/A",
-					})
+					rows = append(rows, volumeRow(v.Name, e.VolumePath(v.Name), v.Labels))
 				}
 			}
 			if quiet {
@@ -122,7 +119,9 @@ func newVolumeList(a *app) *cobra.Command {
 				}
 				return nil
 			}
-			return writeFormat(a.stdout, format, []column{{"DRIVER", "Driver"}, {"VOLUME NAME", "Name"}}, rows)
+			return writeFormat(a.stdout, format, []column{{"DRIVER", "Driver"}, {"VOLUME NAME", "Name"}}, rows,
+				column{"SCOPE", "Scope"}, column{"MOUNTPOINT", "Mountpoint"}, column{"LABELS", "Labels"}, column{"AVAILABILITY", "Availability"},
+				column{"GROUP", "Group"}, column{"LINKS", "Links"}, column{"SIZE", "Size"}, column{"STATUS", "Status"})
 		},
 	}
 	f := cmd.Flags()
@@ -130,6 +129,15 @@ func newVolumeList(a *app) *cobra.Command {
 	f.StringVar(&format, "format", "", "\"table\", \"json\" or a Go `template`")
 	f.StringArrayVarP(&filters, "filter", "f", nil, "Show those that fit only: name=, driver=, label=, dangling=true or false")
 	return cmd
+}
+
+func volumeRow(name, path string, labels map[string]string) row {
+	one := row{
+		"Name": name, "Driver": engine.DriverLocal, "Scope": "local", "Mountpoint": path,
+		"Availability": "N/A", "Group": "N/A", "Links": "N/A", "Size": "N/A", "Status": "N/A",
+	}
+	one.setLabels(labels)
+	return one
 }
 
 func volumeFilter(filters []string, used map[string][]string) (func(*engine.Volume) bool, error) {
@@ -154,20 +162,7 @@ func newVolumeInspect(a *app) *cobra.Command {
 		Args:              minArgs(1),
 		ValidArgsFunction: completeVolumes(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
-			return inspect(a, cmd, args, format, func(name string) (any, error) {
-				v, err := e.GetVolume(cmd.Context(), name)
-				if err != nil {
-					return nil, err
-				}
-				return object{
-					"Name": v.Name, "Driver": engine.DriverLocal, "Mountpoint": e.VolumePath(v.Name), "CreatedAt": inspectedTime(v.Created),
-					"Labels": v.Labels, "Options": v.Options, "Scope": "local",
-				}, nil
-			})
+			return inspect(a, cmd, args, format, inspectVolumes(a, cmd).get)
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "\"json\" or a Go `template`")
@@ -243,23 +238,4 @@ func newVolumePrune(a *app) *cobra.Command {
 	f.BoolVarP(&force, "force", "f", false, "Do not ask")
 	f.StringArrayVar(&filters, "filter", nil, "Remove those that fit only: label=, label!=")
 	return cmd
-}
-
-// completeVolumes offers the names of volumes.
-func completeVolumes(a *app) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		e, err := a.engine()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		all, err := e.Volumes(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		var names []cobra.Completion
-		for _, v := range all {
-			names = append(names, v.Name)
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
 }
