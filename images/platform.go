@@ -167,7 +167,8 @@ func checkPlatform(config []byte, want v1.Platform) error {
 }
 
 func fitsPlatform(c, want v1.Platform) error {
-	if c.OS != "" && c.OS != want.OS || c.Architecture != "" && c.Architecture != want.Architecture {
+	variant := want.Variant != "" && c.Variant != "" && c.Variant != want.Variant
+	if c.OS != "" && c.OS != want.OS || c.Architecture != "" && c.Architecture != want.Architecture || variant {
 		return fmt.Errorf("%s: there is %s: %w", want, c, ErrPlatform)
 	}
 	return nil

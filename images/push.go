@@ -3,6 +3,7 @@ package images
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -17,6 +18,8 @@ type PushOptions struct {
 	AllTags bool
 	// Insecure allows plain HTTP and unverified TLS for this registry; one on this host needs no permission.
 	Insecure bool
+	// Platform, as "linux/amd64", is what the image must be for; empty: any. An image of the store is for one.
+	Platform string
 	// Keychain has the credentials; nil: those of ~/.docker/config.json and its helpers.
 	Keychain authn.Keychain
 	// Parallel is the number of layers sent at once; 0: 5, as docker has it.
@@ -39,7 +42,7 @@ const defaultPushParallel = 5
 // pulled or loaded as: the digest is the same wherever the image goes. Layers that
 // the registry has are not sent, and layers of another of its repositories are
 // mounted from there. The errors are ErrReference, ErrNotFound, ErrBuiltin,
-// ErrMissing, ErrDenied, ErrRegistry and ErrDigest.
+// ErrMissing, ErrPlatform, ErrDenied, ErrRegistry and ErrDigest.
 func (s *Store) Push(ctx context.Context, ref string, opts PushOptions) ([]Pushed, error) {
 	name, err := ParseReference(ref)
 	if err == nil && name.Digest != "" {
@@ -126,6 +129,11 @@ func (s *Store) push(ctx context.Context, name Reference, opts PushOptions) (Pus
 	if err != nil {
 		return done, err
 	}
+	if opts.Platform != "" {
+		if err := s.checkPlatform(o, opts.Platform); err != nil {
+			return done, err
+		}
+	}
 	mounts := x.mounts(name, o)
 	a := access{insecure: opts.Insecure, keychain: opts.Keychain, push: true}
 	for _, path := range mounts {
@@ -167,6 +175,19 @@ func (s *Store) push(ctx context.Context, name Reference, opts PushOptions) (Pus
 		return nil
 	})
 	return done, err
+}
+
+// checkPlatform refuses an image that is for another platform.
+func (s *Store) checkPlatform(o *original, platform string) error {
+	want, err := parsePlatform(platform)
+	if err != nil {
+		return err
+	}
+	config, err := os.ReadFile(s.blobPath(o.manifest.Config.Digest))
+	if err != nil {
+		return fmt.Errorf("read its configuration: %w: %w", err, ErrMissing)
+	}
+	return checkPlatform(config, want)
 }
 
 func parallelOr(n, usual int) int {

@@ -12,6 +12,7 @@ import (
 
 func newPush(a *app) *cobra.Command {
 	var all, quiet, insecure bool
+	var platform string
 	cmd := &cobra.Command{
 		Use:   "push [OPTIONS] NAME[:TAG]",
 		Short: "Send an image to its registry",
@@ -45,7 +46,7 @@ which are docker's.`,
 			}
 			var view *progressView
 			_, err = store.Push(ctx, args[0], images.PushOptions{
-				AllTags: all, Insecure: insecure,
+				AllTags: all, Insecure: insecure, Platform: platform,
 				Progress: images.ProgressFunc(func(e images.Event) { view.Progress(e) }),
 				Begin:    func(images.Reference) { view = newProgress(a, a.stdout, quiet) },
 				End: func(p images.Pushed) {
@@ -71,6 +72,7 @@ which are docker's.`,
 	f := cmd.Flags()
 	f.BoolVarP(&all, "all-tags", "a", false, "Push all tags of the repository")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Show the image's name only")
+	f.StringVar(&platform, "platform", "", "Push only if the image is for this `platform`; it is for one in any case")
 	f.BoolVar(&insecure, "insecure", false, "Allow plain HTTP and unknown certificates")
 	return cmd
 }

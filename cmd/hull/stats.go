@@ -48,7 +48,7 @@ that this host charges to the container's VM.`,
 				select {
 				case <-tick.C:
 				case <-ctx.Done():
-					return context.Cause(ctx)
+					return ctx.Err()
 				}
 				if err := s.sample(ctx); err != nil {
 					return err
