@@ -306,13 +306,17 @@ func (m *membership) occupy(ctx context.Context, p *bridge.Port) error {
 		return err
 	}
 	defer gate.Close()
+	m.mu.Lock() // it may be renamed by now
 	m.Port = p
 	lease, err := m.write()
+	if err == nil {
+		m.lease.Close()
+		m.lease = lease
+	}
+	m.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("joining network %s: %w", m.network.Name, err)
 	}
-	m.lease.Close()
-	m.lease = lease
 	b, err := m.network.bridge()
 	if err != nil {
 		return err

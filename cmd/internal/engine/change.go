@@ -119,6 +119,9 @@ func (c *Container) rename(ctx context.Context, name string) error {
 	if err := os.Remove(s.nameLink(old)); err != nil {
 		return fmt.Errorf("renaming container %s: %w", old, err)
 	}
+	if err := s.joined.rename(c.latest()); err != nil {
+		return fmt.Errorf("renaming container %s: %w", old, err)
+	}
 	c.engine.emit(c.record, "rename", map[string]string{"oldName": old})
 	return nil
 }

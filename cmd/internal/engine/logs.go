@@ -72,9 +72,15 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, emit func(L
 			cancel()
 			<-over
 		}()
+		asking := ctx
+		if !o.Until.IsZero() { // the time may come without a line
+			var late context.CancelFunc
+			asking, late = context.WithDeadline(ctx, o.Until)
+			defer late()
+		}
 		go func() {
 			defer close(over)
-			_, _ = e.ask(ctx, r.ID, request{Op: opWait}) // whatever comes of it, there is no more
+			_, _ = e.ask(asking, r.ID, request{Op: opWait}) // whatever comes of it, there is no more
 		}()
 		read.Follow = over
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -51,13 +52,55 @@ type Member struct {
 	Port *bridge.Port `json:"port,omitempty"`
 }
 
-// membership is this process's place on a network.
+// membership is the place on a network of a container that this process runs.
 type membership struct {
 	Member
 	store   *store
 	network *Network
 	dir     string
-	lease   *os.File
+	forget  func()
+
+	mu    sync.Mutex // for what follows, and the member's names
+	lease *os.File
+	// before is the lease before a change of names, locked as well: who has just opened it must not take it for a dead one's.
+	before *os.File
+	left   bool
+}
+
+// memberships are those of the containers that this process runs.
+type memberships struct {
+	mu  sync.Mutex
+	all map[*membership]bool
+}
+
+func (l *memberships) add(m *membership) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all == nil {
+		l.all = make(map[*membership]bool)
+	}
+	l.all[m] = true
+}
+
+func (l *memberships) remove(m *membership) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.all, m)
+}
+
+// rename has the other members of its networks find a container by its new name.
+func (l *memberships) rename(r *Record) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	for m := range l.all {
+		for _, ep := range r.Config.Endpoints {
+			if m.Container == r.ID && m.network.ID == ep.Network {
+				errs = append(errs, m.rename(r.Name, namesOf(r, ep.Aliases)))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // meetingDir is where the members of a network meet.
@@ -111,6 +154,8 @@ func (s *store) join(ctx context.Context, want Endpoint, who Member) (_ *members
 	if m.lease, err = m.write(); err != nil {
 		return nil, fmt.Errorf("joining network %s: %w", n.Name, err)
 	}
+	m.forget = func() { s.joined.remove(m) }
+	s.joined.add(m)
 	return m, nil
 }
 
@@ -216,14 +261,48 @@ func ofdLock(f *os.File, command int, lock *unix.Flock_t) error {
 	return errno
 }
 
+// rename writes the lease anew, under other names.
+func (m *membership) rename(name string, names []string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.left {
+		return nil
+	}
+	old := m.Member
+	m.Name, m.Names = name, names
+	lease, err := m.write()
+	if err != nil {
+		m.Member = old
+		return fmt.Errorf("renaming a member of network %s: %w", m.network.Name, err)
+	}
+	if m.before != nil {
+		m.before.Close()
+	}
+	m.lease, m.before = lease, m.lease
+	return nil
+}
+
 // leave gives the address back.
 func (m *membership) leave() {
+	m.forget()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.left {
+		return
+	}
+	m.left = true
 	if m.network.Driver == DriverBridge {
 		m.vacate()
+		if m.before != nil {
+			m.before.Close()
+		}
 		return
 	}
 	os.Remove(m.leasePath()) // still this one: it is locked
 	m.lease.Close()
+	if m.before != nil {
+		m.before.Close()
+	}
 	// The last one takes the directory away, unless somebody is about to come.
 	if gate, err := openLock(filepath.Join(m.store.networkDir(m.network.ID), lockName), 0); err == nil {
 		os.Remove(m.dir)

@@ -113,4 +113,24 @@ func TestNameServerOfNetwork(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, got, want)
 		}
 	}
+
+	// Another name counts at once, and the old one no more.
+	r := &Record{ID: one.Container, Name: "first", Config: Config{NetworkConfig: NetworkConfig{Endpoints: []Endpoint{{Network: n.ID, Aliases: []string{"alias"}}}}}}
+	for range 3 {
+		if err := e.store.joined.rename(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]int{"first.": 1, "first.web.": 1, "alias.": 1, "one.": 0} {
+		if got := g.lookup(n.IPv4.Gateway, name); len(got) != want {
+			t.Errorf("after the renaming, %s: %v, want %d", name, got, want)
+		}
+	}
+	one.leave()
+	if got := g.lookup(n.IPv4.Gateway, "first."); len(got) != 0 {
+		t.Errorf("one that has left is still %v", got)
+	}
+	if err := e.store.joined.rename(r); err != nil || len(e.store.members(n)) != 1 {
+		t.Errorf("renaming who has left: %v, members %v", err, e.store.members(n))
+	}
 }

@@ -32,6 +32,7 @@ import (
 type store struct {
 	dirs   Dirs
 	groups func() (*cgroup.Base, error) // Options.Cgroups, once
+	joined memberships
 }
 
 func (s *store) containers() string        { return filepath.Join(s.dirs.Data, "containers") }
