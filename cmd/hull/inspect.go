@@ -212,6 +212,9 @@ func inspectedState(r *engine.Record) object {
 	if s.Group != nil {
 		state["Cgroup"] = inspectedGroup(s.Group)
 	}
+	if s.LogLost > 0 { // docker does not tell
+		state["LogEntriesLost"] = s.LogLost
+	}
 	if s.Health != nil {
 		state["Health"] = object{"Status": s.Health.Status, "FailingStreak": s.Health.FailingStreak, "Log": s.Health.Log}
 	}

@@ -79,6 +79,14 @@ func (h *hub) end() {
 	h.closeInputLocked()
 }
 
+// lost tells how many entries of the log could not be kept, and why.
+func (h *hub) lost() (int, error) {
+	if h.log == nil {
+		return 0, nil
+	}
+	return h.log.Lost()
+}
+
 // input passes on what somebody attached has written.
 func (h *hub) input(p []byte) {
 	h.mu.Lock()

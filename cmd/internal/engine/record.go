@@ -54,6 +54,8 @@ type State struct {
 	ExitCode   int           `json:"exit_code"`
 	OOMKilled  bool          `json:"oom_killed,omitempty"`
 	Error      string        `json:"error,omitempty"` // why it did not start or ended early
+	// LogLost is how many entries of its log could not be kept since it was started, as when the disk was full.
+	LogLost int `json:"log_lost,omitempty"`
 
 	RestartCount int `json:"restart_count,omitempty"` // starts by its restart policy since the user's
 	// StoppedByUser says that its restart policy is not to start it.

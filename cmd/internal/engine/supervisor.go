@@ -101,8 +101,13 @@ func (s *supervisor) run(ctx context.Context, a Attach, line *timeline.Timeline)
 			delay, starts = restartFirst, 0
 		}
 		again := (ran || !first) && !s.isStopped() && ctx.Err() == nil && s.latest().Config.Restart.again(code, starts)
+		lost, why := s.hub.lost()
+		if lost > 0 && !again && a.Note != nil {
+			a.Note(fmt.Sprintf("%d entries of the container's log could not be kept: %v", lost, why))
+		}
 		saveErr := s.save(func(st *State) {
 			st.end(exit, ran, err)
+			st.LogLost = lost
 			if again {
 				st.Status = StatusRestarting
 			} else {

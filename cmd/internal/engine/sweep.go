@@ -191,7 +191,14 @@ func (s *store) current(ctx context.Context, id string) (*Record, error) {
 		return nil, lockErr
 	}
 	defer lock.Close()
-	if err := s.settle(ctx, id); err != nil {
+	err = s.settle(ctx, id)
+	if r != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS)) {
+		// Its record stays as it was until there is space, and must not keep anybody from the other containers.
+		settled := *r
+		settled.State.abandon()
+		return &settled, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	return s.load(id)

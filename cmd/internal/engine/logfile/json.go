@@ -20,7 +20,7 @@ type Entry struct {
 const pieceSize = 16 << 10
 
 // Streams cuts what a process writes into lines and keeps them. What cannot be kept, because a disk is full, is counted
-// and left out: the process goes on.
+// and left out: the process goes on. How many entries are missing stands where they would, once there is space again.
 type Streams struct {
 	writer *Writer
 	now    func() time.Time
@@ -30,6 +30,7 @@ type Streams struct {
 	part map[string][]byte
 	lost int
 	err  error // of the first entry that was lost
+	gap  int   // how many of those that were lost no entry tells of yet
 }
 
 // NewStreams makes streams that end in w.
@@ -80,8 +81,8 @@ func (s *Streams) End(stream string) {
 	if part := s.part[stream]; len(part) > 0 {
 		s.encode(Entry{Log: string(part), Stream: stream, Time: s.now()})
 		delete(s.part, stream)
-		s.flush()
 	}
+	s.flush()
 }
 
 // Lost tells how many entries could not be kept, and why the first of them.
@@ -95,25 +96,44 @@ func (s *Streams) encode(e Entry) {
 	e.Time = e.Time.UTC()
 	line, err := json.Marshal(e)
 	if err != nil { // the clock is beyond the years that JSON's times can have
-		if s.lost == 0 {
-			s.err = err
-		}
-		s.lost++
+		s.lose(1, err)
 		return
 	}
 	s.out.Write(line)
 	s.out.WriteByte('\n')
 }
 
+func (s *Streams) lose(entries int, why error) {
+	if s.lost == 0 {
+		s.err = why
+	}
+	s.lost += entries
+	s.gap += entries
+}
+
+// tellGap writes the entry that tells of those that are missing.
+func (s *Streams) tellGap() {
+	text := fmt.Sprintf("hull: %d log entries are missing here: %v\n", s.gap, s.err)
+	line, err := json.Marshal(Entry{Log: text, Stream: "stderr", Time: s.now().UTC()})
+	if err != nil {
+		return // the clock is still not right
+	}
+	if _, err := s.writer.Append(append(line, '\n')); err == nil {
+		s.gap = 0
+	}
+}
+
 func (s *Streams) flush() {
+	if s.gap > 0 {
+		s.tellGap()
+	}
 	if s.out.Len() == 0 {
 		return
 	}
-	if kept, err := s.writer.Append(s.out.Bytes()); err != nil {
-		if s.lost == 0 {
-			s.err = err
-		}
-		s.lost += bytes.Count(s.out.Bytes()[kept:], []byte{'\n'})
+	if s.gap > 0 { // what is written now would seem to follow what was written last
+		s.lose(bytes.Count(s.out.Bytes(), []byte{'\n'}), s.err)
+	} else if kept, err := s.writer.Append(s.out.Bytes()); err != nil {
+		s.lose(bytes.Count(s.out.Bytes()[kept:], []byte{'\n'}), err)
 	}
 	s.out.Reset()
 	if s.out.Cap() > 1<<20 {

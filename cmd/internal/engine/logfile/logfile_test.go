@@ -325,7 +325,8 @@ func TestFullDisk(t *testing.T) {
 	if n, err := s.Lost(); n != 2 || err == nil {
 		t.Errorf("%d lost: %v", n, err)
 	}
-	if got := entries(t, path); len(got) != 2 {
+	if got := entries(t, path); len(got) != 3 || !strings.HasPrefix(got[1].Log, "hull: 2 log entries are missing here: ") || got[1].Stream != "stderr" ||
+		!strings.Contains(got[1].Log, "no space left") || got[2].Log != "kept again\n" {
 		t.Errorf("%v", got)
 	}
 	w.Close()
@@ -343,7 +344,7 @@ func TestClock(t *testing.T) {
 	s.Write("stdout", []byte("lost\n"))
 	s.now = time.Now
 	s.Write("stdout", []byte("kept\n"))
-	if n, err := s.Lost(); n != 1 || err == nil || len(entries(t, path)) != 1 {
+	if n, err := s.Lost(); n != 1 || err == nil || len(entries(t, path)) != 2 {
 		t.Errorf("%d lost: %v", n, err)
 	}
 }
