@@ -125,6 +125,9 @@ func TestContainerStatus(t *testing.T) {
 		{engine.State{Status: engine.StatusPaused, Started: ago(3 * time.Hour)}, "Up 3 hours (Paused)"},
 		{engine.State{Status: engine.StatusExited, ExitCode: 137, Finished: ago(2 * 24 * time.Hour)}, "Exited (137) 2 days ago"},
 		{engine.State{Status: engine.StatusRestarting, ExitCode: 1, Finished: ago(2 * time.Second)}, "Restarting (1) 2 seconds ago"},
+		// The clock has been set back since.
+		{engine.State{Status: engine.StatusRunning, Started: ago(-time.Hour)}, "Up Less than a second"},
+		{engine.State{Status: engine.StatusExited, Finished: ago(-time.Hour)}, "Exited (0) Less than a second ago"},
 		{engine.State{Status: engine.StatusCreated}, "Created"},
 		{engine.State{Status: engine.StatusStarting}, "Created"},
 		{engine.State{Status: engine.StatusDead}, "Dead"},

@@ -89,11 +89,9 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, emit func(L
 		if err != nil {
 			return nil // garbage in the file must not hide the rest
 		}
-		switch {
-		case entry.Time.Before(o.Since):
+		// The host's clock may have been set back: what comes after a later entry may be wanted.
+		if entry.Time.Before(o.Since) || !o.Until.IsZero() && entry.Time.After(o.Until) {
 			return nil
-		case !o.Until.IsZero() && entry.Time.After(o.Until):
-			return logfile.ErrStop
 		}
 		return emit(entry)
 	})

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -300,5 +301,54 @@ func TestAliveInAStormOfSignals(t *testing.T) {
 	wg.Wait()
 	if (ProcessRef{PID: os.Getpid(), Start: self.Start + 1}).Alive() {
 		t.Error("a process with another start is alive")
+	}
+}
+
+// A container that runs under a newer hull, whose records this one cannot read, is left alone: it is shown as broken, is
+// no leftover, and is the newer one's again.
+func TestRunsUnderNewerHull(t *testing.T) {
+	e := newTestEngine(t)
+	id := background(t, e, Config{Args: []string{"sleep", "1000"}})
+	other := background(t, e, Config{Args: []string{"sleep", "1000"}})
+	path := filepath.Join(e.store.dir(id), recordName)
+	record, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.CreateVolume(t.Context(), Volume{Name: "data"}); err != nil {
+		t.Fatal(err)
+	}
+	newer := get(t, e, id)
+	newer.Version, newer.Config.Mounts = recordVersion+1, []Mount{{Source: "data", Target: "/data", Volume: true}}
+	if err := newer.write(e.store.dir(id)); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.store.sweepAll(t.Context()); err != nil {
+		t.Error(err)
+	}
+	r := get(t, e, id)
+	if r.State.Status != StatusDead || !strings.Contains(r.State.Error, "format version 2, this hull knows up to 1") {
+		t.Errorf("state %+v", r.State)
+	}
+	if err := e.Remove(t.Context(), id, false); !errors.Is(err, ErrRunning) {
+		t.Errorf("removing it: %v", err)
+	}
+	if c, err := e.Hold(t.Context(), id); err == nil {
+		t.Errorf("it was taken: %v", c)
+	}
+	if _, _, err := e.PruneContainers(t.Context(), func(*Record) bool { return true }); err != nil {
+		t.Errorf("prune: %v", err)
+	}
+	if _, err := e.RemoveVolume(t.Context(), "data"); !errors.Is(err, ErrVolumeInUse) {
+		t.Errorf("removing its volume: %v", err)
+	}
+	if r := get(t, e, other); r.State.Status != StatusRunning {
+		t.Errorf("the other: %+v", r.State)
+	}
+	if err := os.WriteFile(path, record, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := get(t, e, id); r.State.Status != StatusRunning || !r.State.Supervisor.Alive() || !r.State.VM.Alive() {
+		t.Errorf("after all that: %+v", r.State)
 	}
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -212,6 +213,20 @@ func (s *store) dead(id string, reason error) *Record {
 		r.Created = info.ModTime()
 	} else {
 		r.Created = time.Unix(0, 0)
+	}
+	// A newer hull's record can still tell what it uses, which must not be taken for what nobody does.
+	var uses struct {
+		ImageID string `json:"image_id"`
+		Config  struct {
+			Mounts []Mount `json:"mounts"`
+		} `json:"config"`
+	}
+	path := filepath.Join(s.dir(id), recordName)
+	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() || info.Size() > maxRecord {
+		return r
+	}
+	if data, err := os.ReadFile(path); err == nil && json.Unmarshal(data, &uses) == nil {
+		r.ImageID, r.Config.Mounts = uses.ImageID, uses.Config.Mounts
 	}
 	return r
 }
