@@ -14,7 +14,7 @@ GUEST   := go.mod go.sum $(shell find guestinit images/mkguest images/scratch -t
 PAYLOAD := build/initramfs.cpio build/uroot.ext4 build/uroot.json build/scratch.tmpl build/volume.tmpl build/hull-vmm
 
 .DELETE_ON_ERROR:
-.PHONY: all deps kernel run test test-unit test-lab test-e2e test-long lint bench-boot bench-io bench-linux bench-snapshot chaos fuzz clean
+.PHONY: all deps kernel run man test test-unit test-lab test-e2e test-long lint bench-boot bench-io bench-linux bench-snapshot chaos fuzz clean
 
 all: bin/hull bin/lab
 
@@ -66,6 +66,10 @@ bin/lab: $(SOURCES)
 
 run: all
 	@.ci/vm bin/hull run --rm uroot sh /etc/greeting
+
+# A page of the manual for each command, in build/man.
+man:
+	MAN_DIR=$(CURDIR)/build/man $(GO) test -count=1 -run 'TestManPages$$' ./cmd/hull
 
 ## Testing
 
