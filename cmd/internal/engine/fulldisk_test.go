@@ -39,8 +39,9 @@ func fillDisk(t *testing.T, e *Engine) (path string) {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	page := make([]byte, 4096)
 	for err == nil {
-		_, err = f.Write(make([]byte, 4096))
+		_, err = f.Write(page)
 	}
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Fatal(err)
@@ -52,13 +53,15 @@ func fillDisk(t *testing.T, e *Engine) (path string) {
 // when there is space again.
 func TestFullDiskUnderLog(t *testing.T) {
 	e := newTestEngine(t)
-	smallDisk(t, e, "4m")
-	gate := filepath.Join(t.TempDir(), "gate")
-	if err := unix.Mkfifo(gate, 0o600); err != nil {
-		t.Fatal(err)
+	smallDisk(t, e, "64m") // with space for what is still on its way to the log
+	one, two := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "two")
+	for _, gate := range []string{one, two} {
+		if err := unix.Mkfifo(gate, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// While the disk is full it writes more than there is room for on the way to the log.
-	script := `echo before; head -c 8192 /dev/zero | tr '\0' x; echo; read x <` + gate + `; yes "a line that is lost" | head -c 4000000; read x <` + gate + `; echo after; exec sleep 1000`
+	script := `echo before; head -c 8192 /dev/zero | tr '\0' x; echo; read x <` + one + `; yes "a line that is lost" | head -c 4000000; read x <` + two + `; echo after; exec sleep 1000`
 	id := background(t, e, Config{Args: []string{"sh", "-c", script}})
 	await := func(text string) {
 		t.Helper()
@@ -68,7 +71,7 @@ func TestFullDiskUnderLog(t *testing.T) {
 			}
 		}
 	}
-	step := func() {
+	open := func(gate string) {
 		t.Helper()
 		if err := os.WriteFile(gate, []byte("\n"), 0); err != nil {
 			t.Fatal(err)
@@ -76,8 +79,8 @@ func TestFullDiskUnderLog(t *testing.T) {
 	}
 	await("xxx\n")
 	filler := fillDisk(t, e)
-	step()
-	step() // nearly all has come to the log when it reads this
+	open(one)
+	open(two) // nearly all has come to the log when it reads this
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
