@@ -11,14 +11,18 @@ import (
 type Rate struct {
 	// PerSecond is the rate in the long run, at least 1.
 	PerSecond uint64 `json:"per_second"`
+	// Interval, in milliseconds, is what PerSecond is counted in if not seconds; 0 means 1000.
+	Interval uint64 `json:"interval,omitempty"`
 	// Burst is how much may be done at once after a pause; 0 means as much as one tenth of a second gives.
 	Burst uint64 `json:"burst,omitempty"`
+	// Once is how much may be done besides, before all else and never again.
+	Once uint64 `json:"once,omitempty"`
 }
 
-// Validate reports a burst without a rate.
+// Validate reports a burst, or anything else, without a rate.
 func (r Rate) Validate() error {
-	if r.PerSecond == 0 && r.Burst != 0 {
-		return fmt.Errorf("rate: a burst of %d without a rate per second", r.Burst)
+	if r.PerSecond == 0 && r != (Rate{}) {
+		return fmt.Errorf("rate: a burst of %d without a rate per second", r.Burst+r.Once)
 	}
 	return nil
 }
@@ -30,7 +34,8 @@ type Limiter struct {
 	burst time.Duration // what a full bucket is worth
 	now   func() time.Duration
 
-	mu sync.Mutex
+	mu   sync.Mutex
+	once uint64 // what is left of Rate.Once
 	// paid is when all that has been taken is paid for: in the future while the bucket is in debt.
 	paid time.Duration
 }
@@ -44,7 +49,11 @@ func NewLimiter(r Rate) *Limiter {
 		return nil
 	}
 	start := time.Now()
-	l := &Limiter{rate: float64(r.PerSecond) / 1e9, now: func() time.Duration { return time.Since(start) }}
+	interval := time.Second
+	if r.Interval != 0 {
+		interval = time.Duration(min(r.Interval, uint64(maxDebt/time.Millisecond))) * time.Millisecond
+	}
+	l := &Limiter{rate: float64(r.PerSecond) / float64(interval), once: r.Once, now: func() time.Duration { return time.Since(start) }}
 	l.burst = time.Second / 10
 	if r.Burst != 0 {
 		l.burst = l.worth(r.Burst)
@@ -65,6 +74,11 @@ func (l *Limiter) Take(n uint64) time.Duration {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	free := min(n, l.once)
+	l.once -= free
+	if n -= free; n == 0 && free > 0 {
+		return 0
+	}
 	now := l.now()
 	l.paid = min(max(l.paid, now-l.burst)+l.worth(n), now+maxDebt)
 	return max(l.paid-now, 0)

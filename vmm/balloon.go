@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/hullvm/hull/virtio/balloon"
 )
 
 // BalloonStats tells how a guest's memory is used.
@@ -15,6 +17,35 @@ type BalloonStats struct {
 	// Guest is what the guest reports, such as "free_memory" in bytes or
 	// "major_faults"; a guest reports what it likes, or nothing.
 	Guest map[string]uint64 `json:"guest,omitempty"`
+}
+
+// BalloonOptions change what a balloon begins with; the zero value is all it can do, and nothing in it.
+type BalloonOptions struct {
+	Target         uint64 `json:"target,omitempty"` // bytes that the guest is asked for from the start
+	NoDeflateOnOOM bool   `json:"no_deflate_on_oom,omitempty"`
+	NoStats        bool   `json:"no_stats,omitempty"`
+	NoReporting    bool   `json:"no_reporting,omitempty"` // of free pages
+}
+
+// without returns the feature bits that are not to be offered.
+func (o *BalloonOptions) without() (bits uint64) {
+	for _, f := range []struct {
+		off bool
+		bit uint
+	}{{o.NoDeflateOnOOM, balloon.F_DEFLATE_ON_OOM}, {o.NoStats, balloon.F_STATS_VQ}, {o.NoReporting, balloon.F_REPORTING}} {
+		if f.off {
+			bits |= 1 << f.bit
+		}
+	}
+	return bits
+}
+
+// BalloonSize returns what was asked of the guest last, and what it has given, in bytes.
+func (m *Machine) BalloonSize() (target, actual uint64, err error) {
+	if m.balloon == nil {
+		return 0, 0, fmt.Errorf("ask for the balloon's size: %w", ErrNoBalloon)
+	}
+	return m.balloon.Target(), m.balloon.Actual(), nil
 }
 
 // ErrNoBalloon is wrapped by what methods about the balloon return for a machine

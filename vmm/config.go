@@ -10,6 +10,7 @@ import (
 	"github.com/hullvm/hull/virtio/blk"
 	"github.com/hullvm/hull/virtio/fs"
 	"github.com/hullvm/hull/virtio/net"
+	"github.com/hullvm/hull/virtio/pmem"
 	"github.com/hullvm/hull/vmm/memory"
 	"github.com/hullvm/hull/vmm/share"
 )
@@ -94,9 +95,15 @@ type Config struct {
 	// than RNGRate allows; its zero value is 1 MiB a second and 256 KiB at once.
 	RNG     bool        `json:"rng,omitempty"`
 	RNGRate virtio.Rate `json:"rng_rate,omitzero"`
+	RNGOps  virtio.Rate `json:"rng_ops,omitzero"` // requests
 	// Balloon adds the device through which a guest gives free memory back to the host.
-	Balloon bool   `json:"balloon,omitempty"`
-	Serial  Serial `json:"serial,omitzero"`
+	Balloon        bool           `json:"balloon,omitempty"`
+	BalloonOptions BalloonOptions `json:"balloon_options,omitzero"`
+	Serial         Serial         `json:"serial,omitzero"`
+	// Keyboard adds a keyboard, whose only keys are those of SendCtrlAltDel.
+	Keyboard bool `json:"keyboard,omitempty"`
+	// CPUTemplate changes what the guest sees of its processors.
+	CPUTemplate *CPUTemplate `json:"cpu_template,omitempty"`
 	// Console adds a virtio console, hvc0 in Linux, beside the serial port.
 	Console *Console `json:"console,omitempty"`
 
@@ -140,8 +147,9 @@ func (d *Disk) validate() error {
 
 // Pmem is a file that the guest has in its physical address space, as persistent memory.
 type Pmem struct {
-	File     File `json:"file"`
-	ReadOnly bool `json:"read_only,omitempty"` // what the guest writes is dropped
+	File     File        `json:"file"`
+	ReadOnly bool        `json:"read_only,omitempty"` // what the guest writes is dropped
+	Limits   pmem.Limits `json:"limits,omitzero"`     // of flushes
 }
 
 // NIC is one virtio network card.
@@ -203,6 +211,8 @@ type Vsock struct {
 type Serial struct {
 	Input  *File `json:"input,omitempty"`
 	Output *File `json:"output,omitempty"`
+	// Rate limits what gets to Output, in bytes; what is more is dropped.
+	Rate virtio.Rate `json:"rate,omitzero"`
 }
 
 // Console is a virtio console. What the guest writes to it is remembered like
@@ -256,8 +266,19 @@ func (c *Config) Validate() error {
 	if _, err := c.thp(); err != nil {
 		return err
 	}
-	if err := c.RNGRate.Validate(); err != nil {
+	if err := errors.Join(c.RNGRate.Validate(), c.RNGOps.Validate()); err != nil {
 		return fmt.Errorf("entropy device: %w", err)
+	}
+	if err := c.Serial.Rate.Validate(); err != nil {
+		return fmt.Errorf("serial port: %w", err)
+	}
+	if c.BalloonOptions.Target > c.Memory {
+		return fmt.Errorf("balloon: %d bytes are asked of a guest that has %d", c.BalloonOptions.Target, c.Memory)
+	}
+	for i, p := range c.Pmems {
+		if err := p.Limits.Validate(); err != nil {
+			return fmt.Errorf("persistent memory %d: %w", i, err)
+		}
 	}
 	switch c.Platform {
 	case "", PlatformACPI, PlatformMPTable, PlatformNone:

@@ -7,15 +7,17 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hullvm/hull/devices/serial"
+	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/virtio/console"
 )
 
-// openOutput opens where a terminal's output goes, besides into the tail. Close
-// closes it.
-func (m *Machine) openOutput(f *File) (io.Writer, error) {
+// openOutput opens where a terminal's output goes, besides into the tail, no more of
+// it than limit allows. Close closes it.
+func (m *Machine) openOutput(f *File, limit *virtio.Limiter) (io.Writer, error) {
 	if f == nil {
 		return m.tail, nil
 	}
@@ -24,7 +26,36 @@ func (m *Machine) openOutput(f *File) (io.Writer, error) {
 		return nil, fmt.Errorf("output: %w", err)
 	}
 	m.closing(out.Close)
-	return io.MultiWriter(m.tail, out), nil
+	if limit == nil {
+		return io.MultiWriter(m.tail, out), nil
+	}
+	return io.MultiWriter(m.tail, &droppingWriter{to: out, limit: limit, dropped: &m.serialDropped}), nil
+}
+
+// droppingWriter writes what a limit allows at this moment, and drops the rest.
+type droppingWriter struct {
+	to      io.Writer
+	limit   *virtio.Limiter
+	dropped *atomic.Uint64 // bytes
+}
+
+func (w *droppingWriter) Write(p []byte) (int, error) {
+	allowed := len(p)
+	if w.limit.Take(uint64(len(p))) > 0 {
+		w.limit.Give(uint64(len(p)))
+		for allowed = 0; allowed < len(p) && w.limit.Take(1) == 0; allowed++ {
+		}
+		if allowed < len(p) {
+			w.limit.Give(1)
+		}
+	}
+	w.dropped.Add(uint64(len(p) - allowed))
+	if allowed > 0 {
+		if n, err := w.to.Write(p[:allowed]); err != nil {
+			return n, err
+		}
+	}
+	return len(p), nil
 }
 
 // terminal is a device that takes input.

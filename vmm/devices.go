@@ -20,11 +20,19 @@ func (m *Machine) attachDevices() ([]boot.Device, error) {
 	if err := m.attachSerial(); err != nil {
 		return nil, err
 	}
+	var controller devices.Device = i8042.New(m.power)
+	if m.cfg.Keyboard {
+		m.keyboard = i8042.NewKeyboard(m.power, pin{m.vm, boot.KeyboardGSI})
+		controller = m.keyboard.Command()
+		if err := m.ports.Insert(boot.KeyboardData, 1, m.keyboard.Data()); err != nil {
+			return nil, err
+		}
+	}
 	for _, d := range []struct {
 		base, size uint64
 		dev        devices.Device
 	}{
-		{i8042.Port, 1, i8042.New(m.power)},
+		{boot.KeyboardCommand, 1, controller},
 		{boot.ACPIPort, boot.ACPIPortSize, acpipm.New(m.power)},
 		{boot.PVPanicPort, pvpanic.Size, pvpanic.New(m.power)},
 	} {
@@ -32,7 +40,7 @@ func (m *Machine) attachDevices() ([]boot.Device, error) {
 			return nil, err
 		}
 	}
-	clock, err := legacy.Insert(&m.ports, m.cfg.PIT)
+	clock, err := legacy.Insert(&m.ports, m.cfg.PIT, m.cfg.Keyboard)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +50,7 @@ func (m *Machine) attachDevices() ([]boot.Device, error) {
 
 // attachSerial puts COM1 on the port bus.
 func (m *Machine) attachSerial() error {
-	output, err := m.openOutput(m.cfg.Serial.Output)
+	output, err := m.openOutput(m.cfg.Serial.Output, virtio.NewLimiter(m.cfg.Serial.Rate))
 	if err != nil {
 		return fmt.Errorf("serial port: %w", err)
 	}

@@ -22,16 +22,21 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/devices"
+	"github.com/hullvm/hull/devices/i8042"
 	"github.com/hullvm/hull/devices/serial"
 	"github.com/hullvm/hull/kvm"
 	"github.com/hullvm/hull/virtio/balloon"
 	"github.com/hullvm/hull/virtio/console"
 	"github.com/hullvm/hull/virtio/mmio"
+	"github.com/hullvm/hull/virtio/net"
+	"github.com/hullvm/hull/virtio/pmem"
+	"github.com/hullvm/hull/virtio/rng"
 	"github.com/hullvm/hull/vmm/boot"
 	"github.com/hullvm/hull/vmm/memory"
 	"github.com/hullvm/hull/vmm/snapshot"
@@ -66,12 +71,18 @@ type Machine struct {
 	saved       *snapshot.State                // what the machine goes on from, nil for one that boots
 	latest      snapshot.ID                    // the snapshot since which it is noted what is written to; zero: none
 
-	pmems   int    // how many files are mapped behind RAM
-	pmemEnd uint64 // where the last of them ends, a guest physical address
+	nics    []*net.Device
+	wrapNIC func(nic int, backends []Backend) ([]Backend, error)
+	pmems   []*pmem.Device // of the files that are mapped behind RAM
+	pmemEnd uint64         // where the last of them ends, a guest physical address
 	serial  *serial.UART
 
-	console *console.Device // nil without one
-	balloon *balloon.Device // nil without one
+	serialDropped atomic.Uint64 // bytes of output that Serial.Rate did not allow
+
+	console  *console.Device // nil without one
+	balloon  *balloon.Device // nil without one
+	rng      *rng.Device     // nil without one
+	keyboard *i8042.Keyboard // nil without one
 
 	tail *tail
 
@@ -245,6 +256,7 @@ func (m *Machine) load(slots []boot.Device) (*boot.State, error) {
 		CommandLine: m.cfg.CommandLine,
 		Devices:     slots,
 		Serial:      true,
+		Keyboard:    m.cfg.Keyboard,
 		PVPanic:     true,
 		Platform:    boot.Platform(m.cfg.Platform),
 		RandomSeed:  make([]byte, 64),
@@ -310,6 +322,9 @@ func (m *Machine) createCPUs(start *boot.State) error {
 			Setup: func(v *kvm.VCPU) error {
 				if m.saved == nil {
 					m.leaves[id] = guestCPUID(v, supported, id, m.cfg.CPUs, deadline > 0)
+					if err := m.cfg.CPUTemplate.changeCPUID(m.leaves[id]); err != nil {
+						return err
+					}
 				}
 				if err := v.SetCPUID(m.leaves[id]); err != nil {
 					return err
@@ -317,7 +332,7 @@ func (m *Machine) createCPUs(start *boot.State) error {
 				if m.saved != nil {
 					return errors.Join(restoreTSC(v, m.saved.TSCKHz), restoreCPU(v, &m.saved.CPUs[id]))
 				}
-				return setupCPU(v, id, start)
+				return setupCPU(v, id, m.cfg.CPUTemplate, start)
 			},
 			Power:   m.power,
 			Crashed: m.crashed,

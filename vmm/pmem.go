@@ -39,7 +39,7 @@ func (m *Machine) pmem(cfg Pmem) (virtio.Device, error) {
 	if m.pmemEnd == 0 {
 		m.pmemEnd = boot.PmemStart(regions[len(regions)-1].End())
 	}
-	c := pmem.Config{Start: m.pmemEnd, Size: uint64(len(shared.Bytes()))}
+	c := pmem.Config{Start: m.pmemEnd, Size: uint64(len(shared.Bytes())), Limits: cfg.Limits}
 	flags := uint32(kvm.KVM_MEM_READONLY)
 	if !cfg.ReadOnly {
 		flags, c.Flush = 0, shared.Sync
@@ -51,11 +51,14 @@ func (m *Machine) pmem(cfg Pmem) (virtio.Device, error) {
 	if limit := uint64(1) << kvm.PhysicalAddressBits(cpuid); c.Start+c.Size > limit {
 		return nil, fmt.Errorf("%s: its %d MiB end beyond the %d GiB that the guest's processor can address", f.Name(), c.Size>>20, limit>>30)
 	}
-	slot := uint32(len(regions) + m.pmems)
+	slot := uint32(len(regions) + len(m.pmems))
 	if err := m.vm.SetUserMemoryRegion(slot, flags, c.Start, shared.Bytes()); err != nil {
 		return nil, err
 	}
-	m.pmems++
 	m.pmemEnd += c.Size
-	return pmem.New(c)
+	d, err := pmem.New(c)
+	if err == nil {
+		m.pmems = append(m.pmems, d)
+	}
+	return d, err
 }

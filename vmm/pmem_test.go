@@ -13,8 +13,8 @@ import (
 func TestPmemIsMapped(t *testing.T) {
 	file, other := diskFile(t, 5<<20+1), diskFile(t, 5<<20+1)
 	m, _, _ := bareConfig(t, testguest.Hello, Config{CPUs: 1, Pmems: []Pmem{{File: *file}, {File: *other, ReadOnly: true}}})
-	if m.pmems != 2 || m.pmemEnd != 4<<30+12<<20 {
-		t.Errorf("%d files up to %#x", m.pmems, m.pmemEnd)
+	if len(m.pmems) != 2 || m.pmemEnd != 4<<30+12<<20 {
+		t.Errorf("%d files up to %#x", len(m.pmems), m.pmemEnd)
 	}
 	start(t, m)
 	wait(t, m)

@@ -39,12 +39,15 @@ func guestCPUID(v *kvm.VCPU, supported []kvm.CPUIDEntry, id, cpus int, deadline 
 // setupCPU readies vCPU id, which has its CPUID: all of them get MSRs and their
 // interrupt pins as firmware leaves them; the first gets the registers of start
 // as well, the others wait for their start-up interrupt.
-func setupCPU(v *kvm.VCPU, id int, start *boot.State) error {
+func setupCPU(v *kvm.VCPU, id int, template *CPUTemplate, start *boot.State) error {
 	err := v.SetMSRs([]kvm.MSREntry{
 		{Index: msrMiscEnable, Data: miscEnableFastString},
 		{Index: msrMTRRDef, Data: mtrrEnable | mtrrWriteBack},
 	})
 	if err != nil {
+		return err
+	}
+	if err := template.changeMSRs(v); err != nil {
 		return err
 	}
 	lapic, err := v.LAPIC()

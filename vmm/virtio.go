@@ -48,14 +48,19 @@ func (m *Machine) virtioDevices() []virtioDevice {
 			if rate == (virtio.Rate{}) {
 				rate = virtio.Rate{PerSecond: rngPerSecond, Burst: rngBurst}
 			}
-			return rng.New(rng.Config{Rate: rate}), nil
+			m.rng = rng.New(rng.Config{Rate: rate, Ops: m.cfg.RNGOps})
+			return m.rng, nil
 		}})
 	}
 	if m.cfg.Balloon {
 		list = append(list, virtioDevice{"balloon", func() (_ virtio.Device, err error) {
 			m.balloon, err = balloon.New(balloon.Config{
 				Discard: m.mem.Discard, Rate: virtio.Rate{PerSecond: balloonPerSecond, Burst: balloonBurst},
+				Without: m.cfg.BalloonOptions.without(),
 			})
+			if err == nil {
+				m.balloon.SetTarget(m.cfg.BalloonOptions.Target)
+			}
 			return m.balloon, err
 		}})
 	}
@@ -93,7 +98,16 @@ func (m *Machine) nic(cfg NIC) (virtio.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	return net.New(net.Config{MAC: cfg.MAC, MTU: cfg.MTU, Backends: backends, RX: cfg.RX, TX: cfg.TX})
+	if m.wrapNIC != nil {
+		if backends, err = m.wrapNIC(len(m.nics), backends); err != nil {
+			return nil, err
+		}
+	}
+	d, err := net.New(net.Config{MAC: cfg.MAC, MTU: cfg.MTU, Backends: backends, RX: cfg.RX, TX: cfg.TX})
+	if err == nil {
+		m.nics = append(m.nics, d)
+	}
+	return d, err
 }
 
 func (m *Machine) backends(cfg NIC) (list []net.Backend, err error) {
@@ -131,7 +145,7 @@ func (m *Machine) vsock(cfg *Vsock) (virtio.Device, error) {
 
 // attachConsole makes the virtio console, whose last output Close waits for.
 func (m *Machine) attachConsole(cfg *Console) (virtio.Device, error) {
-	output, err := m.openOutput(cfg.Output)
+	output, err := m.openOutput(cfg.Output, nil)
 	if err != nil {
 		return nil, err
 	}

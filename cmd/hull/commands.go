@@ -71,6 +71,7 @@ func entries() []entry {
 		{groupHost, "doctor", newDoctor},
 		{groupHost, "system", newSystem},
 		{groupHost, "version", newVersion},
+		{groupHost, "vmm", newVMM},
 		{groupOwn, "supervise", newSupervise},
 		{groupOwn, "template", newTemplate},
 		{groupOwn, "template", newTemplate},

@@ -20,11 +20,9 @@ type Range struct {
 }
 
 // Absent lists the ranges that stock kernels probe. PIT is left out when the in-kernel PIT is there, which takes its
-// ports before they get here.
-func Absent(pit bool) []Range {
+// ports before they get here, and the keyboard when there is one.
+func Absent(pit, keyboard bool) []Range {
 	r := []Range{
-		// Linux's i8042 driver reads the data port while it flushes. The status port is devices/i8042's.
-		{"keyboard data", 0x60, 1, 0xff},
 		// Delay and POST codes: Linux writes here thousands of times (io_delay=0x80).
 		{"POST code", 0x80, 1, 0xff},
 		// System control port A; bit 0 of a write would be a reset, which guests do in other ways.
@@ -35,6 +33,10 @@ func Absent(pit bool) []Range {
 		{"COM3", 0x3e8, 8, 0xff},
 		// PCI configuration mechanism 1: Linux writes 0x80000000 to 0xcf8 and must not read it back.
 		{"PCI configuration", 0xcf8, 8, 0xff},
+	}
+	if !keyboard {
+		// Linux's i8042 driver reads the data port while it flushes. The status port is devices/i8042's.
+		r = append(r, Range{"keyboard data", 0x60, 1, 0xff})
 	}
 	if !pit {
 		r = append(r,
@@ -47,9 +49,9 @@ func Absent(pit bool) []Range {
 	return r
 }
 
-// Insert puts all of Absent(pit) and a Clock on a port bus. The Clock is the only one of them with a state.
-func Insert(ports *devices.Bus, pit bool) (*Clock, error) {
-	for _, r := range Absent(pit) {
+// Insert puts all of Absent and a Clock on a port bus. The Clock is the only one of them with a state.
+func Insert(ports *devices.Bus, pit, keyboard bool) (*Clock, error) {
+	for _, r := range Absent(pit, keyboard) {
 		if err := ports.Insert(r.Base, r.Size, constant(r.Value)); err != nil {
 			return nil, fmt.Errorf("legacy ports, %s: %w", r.Name, err)
 		}

@@ -19,7 +19,7 @@ func out(b *devices.Bus, port uint64, v byte) { b.Write(port, []byte{v}) }
 // The probes of Linux that would otherwise wait, done the way Linux does them.
 func TestLinuxProbesEndAtOnce(t *testing.T) {
 	var b devices.Bus
-	if _, err := Insert(&b, false); err != nil {
+	if _, err := Insert(&b, false, false); err != nil {
 		t.Fatal(err)
 	}
 	// quick_pit_calibrate: pit_expect_msb(0xff) must fail at its first read.
@@ -60,13 +60,13 @@ func TestLinuxProbesEndAtOnce(t *testing.T) {
 
 func TestWithPIT(t *testing.T) {
 	var b devices.Bus
-	if _, err := Insert(&b, true); err != nil {
+	if _, err := Insert(&b, true, false); err != nil {
 		t.Fatal(err)
 	}
 	if b.Read(0x42, []byte{0}) || b.Read(0x61, []byte{0}) {
 		t.Error("the PIT's ports are taken although KVM has a PIT")
 	}
-	if _, err := Insert(&b, true); err == nil {
+	if _, err := Insert(&b, true, false); err == nil {
 		t.Error("inserting twice worked")
 	}
 }

@@ -60,11 +60,14 @@ type Config struct {
 	// Rate bounds the work that a guest can make, in pages of PageSize given back. What is done page by page, rather
 	// than by the run, counts as callCost more for each. The zero value is no limit.
 	Rate virtio.Rate
+	// Without has the feature bits, such as 1<<F_REPORTING, that are not to be offered.
+	Without uint64
 }
 
 // Device is a balloon.
 type Device struct {
 	discard func([]byte) error
+	without uint64
 	limiter *virtio.Limiter // of all queues together
 	env     virtio.Env
 	workers []*virtio.Worker
@@ -86,7 +89,7 @@ func New(cfg Config) (*Device, error) {
 	if cfg.Discard == nil {
 		return nil, fmt.Errorf("virtio-balloon: no way to give memory back")
 	}
-	return &Device{discard: cfg.Discard, limiter: virtio.NewLimiter(cfg.Rate), fresh: make(chan struct{})}, nil
+	return &Device{discard: cfg.Discard, without: cfg.Without, limiter: virtio.NewLimiter(cfg.Rate), fresh: make(chan struct{})}, nil
 }
 
 // SetTarget asks the driver for so many bytes of its memory, in all. It is a wish: Actual says what came of it.
@@ -109,7 +112,9 @@ func (d *Device) Actual() uint64 { return uint64(d.actual.Load()) << pageNumberS
 func (*Device) ID() uint32 { return virtio.IDBalloon }
 
 // Features implements virtio.Device.
-func (*Device) Features() uint64 { return 1<<F_STATS_VQ | 1<<F_DEFLATE_ON_OOM | 1<<F_REPORTING }
+func (d *Device) Features() uint64 {
+	return (1<<F_STATS_VQ | 1<<F_DEFLATE_ON_OOM | 1<<F_REPORTING) &^ d.without
+}
 
 // QueueSizes implements virtio.Device.
 func (*Device) QueueSizes() []uint16 {

@@ -61,6 +61,10 @@ const (
 
 // Limits hold a disk's reads and writes back; the zero value does not.
 type Limits struct {
+	// Bytes and Ops are of reads and writes together; the others of the same unit must not be there then.
+	Bytes virtio.Rate `json:"bytes,omitzero"`
+	Ops   virtio.Rate `json:"ops,omitzero"`
+
 	ReadBytes  virtio.Rate `json:"read_bytes,omitzero"`
 	WriteBytes virtio.Rate `json:"write_bytes,omitzero"`
 	ReadOps    virtio.Rate `json:"read_ops,omitzero"`
@@ -69,7 +73,12 @@ type Limits struct {
 
 // Validate checks all rates.
 func (l *Limits) Validate() error {
+	none := virtio.Rate{}
+	if l.Bytes != none && (l.ReadBytes != none || l.WriteBytes != none) || l.Ops != none && (l.ReadOps != none || l.WriteOps != none) {
+		return errors.New("limits of reads and writes together, and of one of them")
+	}
 	for name, r := range map[string]virtio.Rate{
+		"bytes": l.Bytes, "operations": l.Ops,
 		"bytes read": l.ReadBytes, "bytes written": l.WriteBytes, "reads": l.ReadOps, "writes": l.WriteOps,
 	} {
 		if err := r.Validate(); err != nil {
@@ -100,7 +109,9 @@ type Device struct {
 	// slow is 1 while writes are known to wait for the host's disk.
 	slow atomic.Int32
 
-	readBytes, writeBytes, readOps, writeOps *virtio.Limiter
+	readBytes, writeBytes, readOps, writeOps *virtio.Limiter // change only while there are no servers
+
+	reads, bytesRead, writes, bytesWritten, flushes, failed atomic.Uint64
 
 	mu     sync.Mutex // guards config
 	config [configSize]byte
@@ -138,15 +149,71 @@ func New(cfg Config) (*Device, error) {
 	if err := checkSize(cfg.Backend.Size()); err != nil {
 		return nil, err
 	}
-	d := &Device{
-		cfg: cfg, backend: cfg.Backend,
-		readBytes: virtio.NewLimiter(cfg.Limits.ReadBytes), writeBytes: virtio.NewLimiter(cfg.Limits.WriteBytes),
-		readOps: virtio.NewLimiter(cfg.Limits.ReadOps), writeOps: virtio.NewLimiter(cfg.Limits.WriteOps),
-	}
+	d := &Device{cfg: cfg, backend: cfg.Backend}
+	d.limit(cfg.Limits)
 	d.size.Store(cfg.Backend.Size())
 	copy(d.id[:], cfg.ID)
 	d.fillConfig()
 	return d, nil
+}
+
+func (d *Device) limit(l Limits) {
+	d.readBytes, d.writeBytes = virtio.NewLimiter(l.ReadBytes), virtio.NewLimiter(l.WriteBytes)
+	d.readOps, d.writeOps = virtio.NewLimiter(l.ReadOps), virtio.NewLimiter(l.WriteOps)
+	if both := virtio.NewLimiter(l.Bytes); both != nil {
+		d.readBytes, d.writeBytes = both, both
+	}
+	if both := virtio.NewLimiter(l.Ops); both != nil {
+		d.readOps, d.writeOps = both, both
+	}
+}
+
+// SetLimits changes Config.Limits, also while the device is active. What waits already waits anew.
+func (d *Device) SetLimits(l Limits) error {
+	if err := l.Validate(); err != nil {
+		return fmt.Errorf("disk: %w", err)
+	}
+	d.state.Lock()
+	defer d.state.Unlock()
+	running := d.pool != nil
+	d.stop()
+	d.limit(l)
+	if running {
+		d.start()
+	}
+	return nil
+}
+
+// Counters are what a disk has done so far.
+type Counters struct {
+	Reads, ReadBytes   uint64
+	Writes, WriteBytes uint64
+	Flushes            uint64
+	Failed             uint64 // requests of any kind that were answered with an error
+}
+
+// Counters returns what has been done so far.
+func (d *Device) Counters() Counters {
+	return Counters{
+		Reads: d.reads.Load(), ReadBytes: d.bytesRead.Load(), Writes: d.writes.Load(), WriteBytes: d.bytesWritten.Load(),
+		Flushes: d.flushes.Load(), Failed: d.failed.Load(),
+	}
+}
+
+// count takes down a request that was carried out.
+func (d *Device) count(r *request) {
+	switch {
+	case r.code != sOK:
+		d.failed.Add(1)
+	case r.kind == tIn:
+		d.reads.Add(1)
+		d.bytesRead.Add(r.n)
+	case r.kind == tOut:
+		d.writes.Add(1)
+		d.bytesWritten.Add(r.n)
+	case r.kind == tFlush:
+		d.flushes.Add(1)
+	}
 }
 
 // blockSize is what a backend wants to be used in, in bytes.

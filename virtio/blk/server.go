@@ -123,6 +123,7 @@ func (s *server) try(r *request) bool {
 
 // finish returns r to the driver.
 func (s *server) finish(r *request) {
+	s.d.count(r)
 	s.q.Push(r.chain, r.answer())
 	s.release(r)
 }

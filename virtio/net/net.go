@@ -265,6 +265,16 @@ func (d *Device) SetLink(up bool) {
 	}
 }
 
+// SetLimits changes Config.RX and Config.TX. The device must not be active.
+func (d *Device) SetLimits(rx, tx Limits) error {
+	if err := errors.Join(rx.Validate(), tx.Validate()); err != nil {
+		return fmt.Errorf("virtio-net: %w", err)
+	}
+	d.rx.limit(rx)
+	d.tx.limit(tx)
+	return nil
+}
+
 // Counters returns what has passed so far.
 func (d *Device) Counters() Counters {
 	return Counters{

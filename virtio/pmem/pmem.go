@@ -5,6 +5,7 @@ package pmem
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/hullvm/hull/virtio"
@@ -32,13 +33,26 @@ type Config struct {
 	// Start and Size are the guest physical address and the length of the memory in bytes, multiples of Align.
 	Start, Size uint64
 	// Flush returns when all that was written to the memory is on stable storage. nil: the guest cannot write.
-	Flush func() error
+	Flush  func() error
+	Limits Limits
 }
+
+// Limits hold flushes back; the zero value does not.
+type Limits struct {
+	Bytes virtio.Rate `json:"bytes,omitzero"` // a flush is one of all Size bytes
+	Ops   virtio.Rate `json:"ops,omitzero"`
+}
+
+// Validate reports rates that mean nothing.
+func (l *Limits) Validate() error { return errors.Join(l.Bytes.Validate(), l.Ops.Validate()) }
 
 // Device is a persistent memory device.
 type Device struct {
 	config [configSize]byte
+	size   uint64
 	flush  func() error
+	bytes  *virtio.Limiter // these change only while the device is not active
+	ops    *virtio.Limiter
 	env    virtio.Env
 	worker *virtio.Worker
 	// chains wait for the flush that is to come.
@@ -50,13 +64,25 @@ func New(cfg Config) (*Device, error) {
 	if cfg.Size == 0 || cfg.Start%Align != 0 || cfg.Size%Align != 0 || cfg.Start+cfg.Size < cfg.Start {
 		return nil, fmt.Errorf("persistent memory of %d bytes at %#x: both must be multiples of %d", cfg.Size, cfg.Start, Align)
 	}
-	d := &Device{flush: cfg.Flush, chains: make([]*virtio.Chain, 0, queueSize)}
+	d := &Device{size: cfg.Size, flush: cfg.Flush, chains: make([]*virtio.Chain, 0, queueSize)}
+	if err := d.SetLimits(cfg.Limits); err != nil {
+		return nil, err
+	}
 	if d.flush == nil {
 		d.flush = func() error { return nil }
 	}
 	binary.LittleEndian.PutUint64(d.config[0:], cfg.Start)
 	binary.LittleEndian.PutUint64(d.config[8:], cfg.Size)
 	return d, nil
+}
+
+// SetLimits changes Config.Limits. The device must not be active.
+func (d *Device) SetLimits(l Limits) error {
+	if err := l.Validate(); err != nil {
+		return fmt.Errorf("persistent memory: %w", err)
+	}
+	d.bytes, d.ops = virtio.NewLimiter(l.Bytes), virtio.NewLimiter(l.Ops)
+	return nil
 }
 
 // ID implements virtio.Device.
@@ -112,6 +138,12 @@ func (d *Device) serve(w *virtio.Worker) error {
 			d.chains = append(d.chains, c)
 		}
 		if len(d.chains) > 0 {
+			if !w.Throttle(virtio.Cost{Limiter: d.bytes, Tokens: d.size}, virtio.Cost{Limiter: d.ops, Tokens: 1}) {
+				for i := len(d.chains) - 1; i >= 0; i-- {
+					q.Unpop(d.chains[i])
+				}
+				return nil
+			}
 			ret := uint32(retOK)
 			if err := d.flush(); err != nil {
 				ret = retError

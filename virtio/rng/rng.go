@@ -6,6 +6,7 @@ package rng
 import (
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -28,12 +29,17 @@ type Config struct {
 	// Rate bounds the bytes that the guest gets, of which a request counts as minCost at least. The zero value is no
 	// limit.
 	Rate virtio.Rate
+	// Ops bounds the requests. The zero value is no limit.
+	Ops virtio.Rate
 }
 
 // Device is an entropy device.
 type Device struct {
 	source  io.Reader
 	limiter *virtio.Limiter
+	ops     *virtio.Limiter
+	bytes   atomic.Uint64
+	served  atomic.Uint64
 	env     virtio.Env
 	worker  *virtio.Worker
 }
@@ -43,8 +49,11 @@ func New(cfg Config) *Device {
 	if cfg.Source == nil {
 		cfg.Source = System{}
 	}
-	return &Device{source: cfg.Source, limiter: virtio.NewLimiter(cfg.Rate)}
+	return &Device{source: cfg.Source, limiter: virtio.NewLimiter(cfg.Rate), ops: virtio.NewLimiter(cfg.Ops)}
 }
+
+// Counters returns how many requests the guest has made so far, and how many bytes it has got.
+func (d *Device) Counters() (requests, bytes uint64) { return d.served.Load(), d.bytes.Load() }
 
 // ID implements virtio.Device.
 func (*Device) ID() uint32 { return virtio.IDEntropy }
@@ -84,11 +93,14 @@ func (d *Device) serve(w *virtio.Worker) error {
 		if c == nil || err != nil {
 			return err
 		}
-		if !w.Throttle(virtio.Cost{Limiter: d.limiter, Tokens: uint64(max(min(c.Writable.Len(), maxRequest), minCost))}) {
+		cost := virtio.Cost{Limiter: d.limiter, Tokens: uint64(max(min(c.Writable.Len(), maxRequest), minCost))}
+		if !w.Throttle(cost, virtio.Cost{Limiter: d.ops, Tokens: 1}) {
 			q.Unpop(c)
 			return nil
 		}
 		n, err := d.fill(c)
+		d.served.Add(1)
+		d.bytes.Add(uint64(n))
 		q.Push(c, n)
 		if err != nil {
 			return fmt.Errorf("virtio-rng: read random bytes: %w", err)

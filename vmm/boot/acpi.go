@@ -29,6 +29,7 @@ const (
 	// IAPC_BOOT_ARCH, table 5.11. Without the bit 8042 Linux does not look
 	// for a keyboard controller.
 	bootArchLegacyDevices = 1 << 0
+	bootArch8042          = 1 << 1
 	bootArchNoVGA         = 1 << 2
 	bootArchNoRTC         = 1 << 5
 
@@ -95,6 +96,9 @@ func fadt(p *Params, dsdt uint64) []byte {
 	arch := uint16(bootArchNoVGA | bootArchNoRTC)
 	if p.Serial {
 		arch |= bootArchLegacyDevices
+	}
+	if p.Keyboard {
+		arch |= bootArch8042
 	}
 	le.PutUint16(b[fadtIAPCBootArch:], arch)
 	le.PutUint32(b[fadtFlags:], fadtWBINVD|fadtPowerButton|fadtSleepButton|fadtResetRegSup|fadtHWReduced)

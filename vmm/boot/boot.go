@@ -92,6 +92,7 @@ type Params struct {
 	APICIDs  []uint32
 	Devices  []Device // at most MaxDevices
 	Serial   bool     // COM1 exists
+	Keyboard bool     // there is a keyboard controller, with a keyboard
 	PVPanic  bool     // the pvpanic device exists at PVPanicPort
 	Platform Platform
 

@@ -11,6 +11,11 @@ import "fmt"
 //	        Name (_UID, 0)
 //	        Name (_CRS, ResourceTemplate () { IO (…) Interrupt (…) { 4 } })
 //	    }
+//	    Device (KBD0) {
+//	        Name (_HID, EisaId ("PNP0303"))
+//	        Name (_UID, 0)
+//	        Name (_CRS, ResourceTemplate () { IO (…) IO (…) Interrupt (…) { 1 } })
+//	    }
 //	    Device (VR00) {
 //	        Name (_HID, "LNRO0005")
 //	        Name (_UID, 0)
@@ -28,6 +33,13 @@ func dsdt(p *Params) aml {
 			amlName("_HID", amlEISAID("PNP0501")),
 			amlName("_UID", amlInteger(0)),
 			amlName("_CRS", amlResources(amlIO(COM1Port, 8), amlInterrupt(COM1GSI))),
+		))
+	}
+	if p.Keyboard {
+		devices = append(devices, amlDevice("KBD0",
+			amlName("_HID", amlEISAID("PNP0303")),
+			amlName("_UID", amlInteger(0)),
+			amlName("_CRS", amlResources(amlIO(KeyboardData, 1), amlIO(KeyboardCommand, 1), amlInterrupt(KeyboardGSI))),
 		))
 	}
 	for i, d := range p.Devices {

@@ -99,6 +99,10 @@ const (
 	// PVPanicPort is where QEMU has the device with the ACPI ID QEMU0001; one
 	// byte.
 	PVPanicPort = 0x505
+	// KeyboardData and KeyboardCommand are the two ports of the keyboard
+	// controller, as on every PC.
+	KeyboardData    = 0x60
+	KeyboardCommand = 0x64
 	// ACPIPort is where the registers of a hardware-reduced ACPI machine are
 	// that the FADT names (ACPI 6.5, 4.8.3.6 and 4.8.3.7), a byte each.
 	ACPIPort              = 0x600
@@ -116,6 +120,8 @@ const (
 
 // Interrupts: global system interrupts, which are inputs of the IOAPIC.
 const (
+	// KeyboardGSI is the keyboard controller's line on every PC.
+	KeyboardGSI = 1
 	// COM1GSI is COM1's line on every PC.
 	COM1GSI = 4
 	// VirtioGSI is the first virtio device's. The lines below it have meanings
