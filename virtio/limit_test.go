@@ -100,3 +100,43 @@ func TestThrottleNoAllocation(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestLimiterOnce: what may be done once comes first, and does not come again.
+func TestLimiterOnce(t *testing.T) {
+	l, now := clocked(Rate{PerSecond: 100, Burst: 10, Once: 30})
+	for i, c := range []struct {
+		n    uint64
+		want time.Duration
+	}{{25, 0}, {10, 0}, {5, 0}, {1, 10 * time.Millisecond}} {
+		if wait := l.Take(c.n); wait != c.want {
+			t.Errorf("take %d: waits %v, want %v", i, wait, c.want)
+		}
+	}
+	*now += time.Hour
+	if l.Take(10) != 0 || l.Take(10) != 100*time.Millisecond {
+		t.Error("it came again")
+	}
+}
+
+// TestLimiterInterval: rates need not be of whole numbers a second.
+func TestLimiterInterval(t *testing.T) {
+	for _, c := range []struct {
+		r    Rate
+		want time.Duration
+	}{
+		{Rate{PerSecond: 2, Interval: 60_000, Burst: 1}, 30 * time.Second},
+		{Rate{PerSecond: 1000, Interval: 100, Burst: 1}, 100 * time.Microsecond},
+		{Rate{PerSecond: 1, Interval: math.MaxUint64, Burst: 1}, maxDebt},
+	} {
+		l, _ := clocked(c.r)
+		l.Take(1)
+		if wait := l.Take(1); wait > c.want || wait < c.want-c.want/100 {
+			t.Errorf("%+v: waits %v, want %v", c.r, wait, c.want)
+		}
+	}
+	for _, r := range []Rate{{Burst: 1}, {Once: 1}, {Interval: 1}} {
+		if r.Validate() == nil {
+			t.Errorf("%+v: no error", r)
+		}
+	}
+}

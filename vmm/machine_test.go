@@ -95,7 +95,7 @@ func bare(t testing.TB, guest []byte, cpus int) (*Machine, *probe, *probe) {
 }
 
 // bareConfig is bare with a configuration to which the guest is added.
-func bareConfig(t testing.TB, guest []byte, cfg Config) (*Machine, *probe, *probe) {
+func bareConfig(t testing.TB, guest []byte, cfg Config, more ...Option) (*Machine, *probe, *probe) {
 	t.Helper()
 	needKVM(t)
 	path := filepath.Join(t.TempDir(), "guest.elf")
@@ -104,7 +104,7 @@ func bareConfig(t testing.TB, guest []byte, cfg Config) (*Machine, *probe, *prob
 	}
 	port, mem := newProbe(0x1000), newProbe(0x2000)
 	cfg.Memory, cfg.Kernel, cfg.Platform = 16<<20, File{Path: path}, PlatformNone
-	m, err := New(cfg, WithPort(testguest.Port, 4, port), WithMMIO(testguest.MMIO, 0x1000, mem))
+	m, err := New(cfg, append(more, WithPort(testguest.Port, 4, port), WithMMIO(testguest.MMIO, 0x1000, mem))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,6 +78,7 @@ type Device struct {
 
 	mu     sync.Mutex // for what follows
 	active bool       // env is to be used
+	unsaid bool       // the target has changed while there was nobody to tell
 	latest Stats
 	fresh  chan struct{} // closed by the next report
 	asked  bool          // the driver is to be asked for statistics
@@ -100,6 +101,7 @@ func (d *Device) SetTarget(bytes uint64) {
 	if d.active {
 		d.env.Interrupt.Config()
 	}
+	d.unsaid = !d.active
 }
 
 // Target returns what SetTarget has asked for, in bytes.
@@ -165,8 +167,12 @@ func (d *Device) Activate(env virtio.Env) error {
 	d.start(hintQueue, d.report)
 	d.start(reportingQueue, d.report)
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.active = true
-	d.mu.Unlock()
+	if d.unsaid {
+		d.unsaid = false
+		env.Interrupt.Config()
+	}
 	return nil
 }
 

@@ -187,6 +187,36 @@ func TestTarget(t *testing.T) {
 	}
 }
 
+// TestTargetDuringAPause: the driver is told when it ends.
+func TestTargetDuringAPause(t *testing.T) {
+	dev, _, d := start(t, d0())
+	if err := d.Dev.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	d.Write(virtiotest.RegInterruptACK, 3)
+	dev.SetTarget(PageSize)
+	if d.Read(virtiotest.RegInterruptStatus) != 0 {
+		t.Error("an interrupt during the pause")
+	}
+	if err := d.Dev.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	if d.Read(virtiotest.RegInterruptStatus)&2 == 0 {
+		t.Error("the driver is not told")
+	}
+}
+
+// TestWithout: what is not to be offered is not.
+func TestWithout(t *testing.T) {
+	d, err := New(Config{Discard: (&host{}).discard, Without: 1<<F_STATS_VQ | 1<<F_DEFLATE_ON_OOM})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := d.Features(); got != 1<<F_REPORTING {
+		t.Errorf("features %#x", got)
+	}
+}
+
 // report is a statistics buffer.
 func report(entries ...uint64) []byte {
 	var b []byte
@@ -341,7 +371,7 @@ func TestReport(t *testing.T) {
 	if s, err := dev.Report(t.Context()); !errors.Is(err, ErrNoStats) {
 		t.Errorf("without a driver: %v, %v", s, err)
 	}
-	if FreeMemory.String() != "free_memory" || Tag(12).String() != "tag_12" {
+	if FreeMemory.String() != "free_memory" || Tag(16).String() != "tag_16" || DirectReclaimed.String() != "direct_reclaim" {
 		t.Errorf("names %q, %q", FreeMemory, Tag(12))
 	}
 }

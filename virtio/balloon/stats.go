@@ -27,6 +27,13 @@ const (
 	HugePages       Tag = 8 // VIRTIO_BALLOON_S_HTLB_PGALLOC, a count
 	HugePageFails   Tag = 9 // VIRTIO_BALLOON_S_HTLB_PGFAIL, a count
 
+	OOMKills        Tag = 10 // VIRTIO_BALLOON_S_OOM_KILL, a count
+	AllocStalls     Tag = 11 // VIRTIO_BALLOON_S_ALLOC_STALL, a count
+	AsyncScanned    Tag = 12 // VIRTIO_BALLOON_S_ASYNC_SCAN
+	DirectScanned   Tag = 13 // VIRTIO_BALLOON_S_DIRECT_SCAN
+	AsyncReclaimed  Tag = 14 // VIRTIO_BALLOON_S_ASYNC_RECLAIM
+	DirectReclaimed Tag = 15 // VIRTIO_BALLOON_S_DIRECT_RECLAIM
+
 	tagLimit Tag = 16 // tags from here on are unknown, and ignored
 )
 
@@ -34,6 +41,8 @@ var tagNames = [...]string{
 	SwapIn: "swap_in", SwapOut: "swap_out", MajorFaults: "major_faults", MinorFaults: "minor_faults",
 	FreeMemory: "free_memory", TotalMemory: "total_memory", AvailableMemory: "available_memory", DiskCaches: "disk_caches",
 	HugePages: "hugetlb_allocations", HugePageFails: "hugetlb_failures",
+	OOMKills: "oom_kill", AllocStalls: "alloc_stall", AsyncScanned: "async_scan", DirectScanned: "direct_scan",
+	AsyncReclaimed: "async_reclaim", DirectReclaimed: "direct_reclaim",
 }
 
 func (t Tag) String() string {

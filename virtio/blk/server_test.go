@@ -426,3 +426,37 @@ func TestPoolDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations for 8 requests, want 0", n)
 	}
 }
+
+// TestLimitsTogether: reads and writes share a limit, which can be changed while requests wait for it, and what was done is counted.
+func TestLimitsTogether(t *testing.T) {
+	never := virtio.Rate{PerSecond: 1, Interval: 1 << 40, Burst: 1}
+	cfg := Config{Backend: openFile(t, disk(t)), Limits: Limits{Ops: never}}
+	d, dev := driver(t, cfg)
+	d.Start(d.Offered())
+	r := d.Rings[0]
+	r.Exchange(readTwo, virtiotest.Layout{})
+	write := virtiotest.Request{Name: "write", Out: ask(tOut, 8, make([]byte, SectorSize)...), In: 1, Check: answers(sOK, nil)}
+	s := r.Place(write, virtiotest.Layout{})
+	r.Offer(s.Head())
+	r.Kick()
+	if err := dev.SetLimits(Limits{ReadOps: never, WriteOps: virtio.Rate{PerSecond: 1000}}); err != nil {
+		t.Fatal(err)
+	}
+	head, n := r.AwaitUsed()
+	s.Finish(head, n)
+	r.Exchange(virtiotest.Request{Name: "flush", Out: ask(tFlush, 0), In: 1, Check: answers(sOK, nil)}, virtiotest.Layout{})
+	r.Exchange(virtiotest.Request{Name: "beyond", Out: ask(tOut, 1<<40, make([]byte, SectorSize)...), In: 1, Check: answers(sIOErr, nil)}, virtiotest.Layout{})
+	want := Counters{Reads: 1, ReadBytes: uint64(len(two)), Writes: 1, WriteBytes: SectorSize, Flushes: 1, Failed: 1}
+	if got := dev.Counters(); got != want {
+		t.Errorf("counted %+v, want %+v", got, want)
+	}
+	for name, l := range map[string]Limits{
+		"together and alone":   {Ops: never, ReadOps: never},
+		"bytes, both ways":     {Bytes: never, WriteBytes: never},
+		"a burst without rate": {Bytes: virtio.Rate{Burst: 1}},
+	} {
+		if dev.SetLimits(l) == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}

@@ -135,3 +135,37 @@ func TestLinkOfAllPairs(t *testing.T) {
 		drv.Rings[pairQueues*i+rxQueue].AwaitUsed()
 	}
 }
+
+// TestSetLimits: limits change between a pause and its end, for what waits as well.
+func TestSetLimits(t *testing.T) {
+	never := Limits{Frames: virtio.Rate{PerSecond: 1, Interval: 1 << 40, Burst: 1}}
+	drv, d, peers := pairDriver(t, pairFeatures)
+	change := func(rx, tx Limits) {
+		t.Helper()
+		if err := drv.Dev.Pause(); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.SetLimits(rx, tx); err != nil {
+			t.Fatal(err)
+		}
+		if err := drv.Dev.Resume(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(never, never)
+	tx, rx := drv.Rings[txQueue], drv.Rings[rxQueue]
+	offer(rx, 2, 200)
+	for i := range 2 {
+		tx.Offer(tx.Place(virtiotest.Request{Name: "frame", Queue: txQueue, Out: out(Header{}, frame(60, byte(i)))}, virtiotest.Layout{}).Head())
+		peers[0].bring(packet{frame: frame(60, byte(i))})
+	}
+	tx.Kick()
+	tx.AwaitUsed()
+	rx.AwaitUsed()
+	change(Limits{}, Limits{})
+	tx.AwaitUsed()
+	rx.AwaitUsed()
+	if d.SetLimits(Limits{Bytes: virtio.Rate{Burst: 1}}, Limits{}) == nil {
+		t.Error("a burst without a rate")
+	}
+}

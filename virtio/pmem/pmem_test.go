@@ -143,3 +143,44 @@ func TestNoAllocation(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestLimits: a flush is one operation, and all bytes; one that waits does not hold up a pause, and is not lost by it.
+func TestLimits(t *testing.T) {
+	for name, l := range map[string]Limits{
+		"operations": {Ops: virtio.Rate{PerSecond: 1, Interval: 1 << 40, Burst: 1}},
+		"bytes":      {Bytes: virtio.Rate{PerSecond: size, Interval: 1 << 40, Burst: size}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dev := device(t, nil).(*Device)
+			if err := dev.SetLimits(l); err != nil {
+				t.Fatal(err)
+			}
+			s := suite
+			s.New = func(testing.TB) virtio.Device { return dev }
+			d := s.NewDriver(t)
+			d.Start(d.Offered())
+			r := d.Rings[0]
+			r.Exchange(suite.Requests[0], virtiotest.Layout{})
+			waits := r.Place(suite.Requests[0], virtiotest.Layout{})
+			r.Offer(waits.Head())
+			r.Kick()
+			if err := d.Dev.Pause(); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, ok := r.TakeUsed(); ok {
+				t.Error("it did not wait")
+			}
+			if err := dev.SetLimits(Limits{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Dev.Resume(); err != nil {
+				t.Fatal(err)
+			}
+			head, n := r.AwaitUsed()
+			waits.Finish(head, n)
+		})
+	}
+	if _, err := New(Config{Start: start, Size: size, Limits: Limits{Ops: virtio.Rate{Burst: 1}}}); err == nil {
+		t.Error("a burst without a rate")
+	}
+}

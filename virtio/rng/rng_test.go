@@ -116,3 +116,22 @@ func TestRate(t *testing.T) {
 	}
 	one.Finish(r.AwaitUsed())
 }
+
+// TestOps: requests are counted, and held back, whatever their length.
+func TestOps(t *testing.T) {
+	dev := New(Config{Ops: virtio.Rate{PerSecond: 100, Burst: 1}})
+	s := suite
+	s.New = func(testing.TB) virtio.Device { return dev }
+	d := s.NewDriver(t)
+	d.Start(d.Offered())
+	began := time.Now()
+	for range 11 {
+		d.Rings[0].Exchange(virtiotest.Request{In: 100, Check: random}, virtiotest.Layout{})
+	}
+	if took := time.Since(began); took < 95*time.Millisecond {
+		t.Errorf("11 requests at 100 a second took %v", took)
+	}
+	if n, bytes := dev.Counters(); n != 11 || bytes != 1100 {
+		t.Errorf("%d requests, %d bytes", n, bytes)
+	}
+}

@@ -172,6 +172,23 @@ func TestFADT(t *testing.T) {
 	}
 }
 
+// TestKeyboard: a keyboard is in the tables, with its ports and its interrupt, if there is one.
+func TestKeyboard(t *testing.T) {
+	with, without := aMachine(1, 1), aMachine(1, 1)
+	with.Keyboard = true
+	if arch := le.Uint16(fadt(with, 0)[109:]); arch != 1<<5|1<<2|1<<1|1 {
+		t.Errorf("boot architecture %#x", arch)
+	}
+	id := amlEISAID("PNP0303")
+	resources := amlResources(amlIO(0x60, 1), amlIO(0x64, 1), amlInterrupt(1))
+	if b := dsdt(with); !bytes.Contains(b, id) || !bytes.Contains(b, resources) {
+		t.Errorf("no keyboard in\n%s", hex.Dump(b))
+	}
+	if bytes.Contains(dsdt(without), id) {
+		t.Error("a keyboard that is not there")
+	}
+}
+
 func TestMADT(t *testing.T) {
 	for _, ids := range [][]uint32{{0}, {0, 1, 2, 3}, {7, 0, 254, 3}, aMachine(64, 0).APICIDs} {
 		t.Run(fmt.Sprint(ids), func(t *testing.T) {
