@@ -67,8 +67,8 @@ func (t *CPUTemplate) changeMSRs(v *kvm.VCPU) error {
 	}
 	for _, c := range t.MSRs {
 		msr := []kvm.MSREntry{{Index: c.Index}}
-		if err := v.MSRs(msr); err != nil {
-			return fmt.Errorf("CPU template: MSR %#x: %w", c.Index, err)
+		if n, err := v.ReadMSRs(msr); err != nil || n == 0 {
+			return fmt.Errorf("CPU template: MSR %#x: KVM does not know it (%v)", c.Index, err)
 		}
 		msr[0].Data = c.apply(msr[0].Data)
 		if err := v.SetMSRs(msr); err != nil {

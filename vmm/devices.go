@@ -44,6 +44,9 @@ func (m *Machine) attachDevices() ([]boot.Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	if m.keyboard != nil {
+		m.portDevices["keyboard"] = m.keyboard
+	}
 	m.portDevices["serial port"], m.portDevices["CMOS clock"] = m.serial, clock
 	return m.attachVirtio()
 }

@@ -171,7 +171,7 @@ func TestCPUTemplate(t *testing.T) {
 	m, _, _ := bareConfig(t, testguest.Idle, Config{CPUs: 1, CPUTemplate: &CPUTemplate{MSRs: []MSRChange{{Index: msrMiscEnable, BitChange: BitChange{Mask: 1}}}}})
 	err := m.cpus[0].Do(func(v *kvm.VCPU) error {
 		msr := []kvm.MSREntry{{Index: msrMiscEnable}}
-		if err := v.MSRs(msr); err != nil {
+		if _, err := v.ReadMSRs(msr); err != nil {
 			return err
 		}
 		if msr[0].Data&miscEnableFastString != 0 {

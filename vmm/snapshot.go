@@ -58,7 +58,7 @@ func (m *Machine) Snapshot(dir string, opts SnapshotOptions) (err error) {
 	if opts.Diff && (!m.cfg.TrackDirty || m.latest == snapshot.ID{}) {
 		return errors.New("snapshot: a differential one needs another before it, and a machine that notes what is written to (TrackDirty)")
 	}
-	if m.pmems > 0 {
+	if len(m.pmems) > 0 {
 		return errors.New("snapshot: the machine has persistent memory, which is not saved yet")
 	}
 	out, err := snapshot.Create(dir)

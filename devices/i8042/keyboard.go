@@ -1,6 +1,8 @@
 package i8042
 
 import (
+	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/hullvm/hull/devices"
@@ -239,4 +241,34 @@ func (c *keyboardCommand) Write(off uint64, p []byte) {
 			k.power(devices.Reset)
 		}
 	}
+}
+
+// stateVersion is the first byte of what SaveState returns; then come configuration, status bit, the two commands that wait
+// for a parameter, and what is to be read.
+const (
+	stateVersion = 1
+	stateHeader  = 5
+)
+
+// ErrState is wrapped by the error of RestoreState.
+var ErrState = errors.New("not a state of the keyboard")
+
+// SaveState implements devices.Snapshotter.
+func (k *Keyboard) SaveState() ([]byte, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return append([]byte{stateVersion, k.config, k.last, k.wants, k.keyArg}, k.out...), nil
+}
+
+// RestoreState implements devices.Snapshotter.
+func (k *Keyboard) RestoreState(p []byte) error {
+	if len(p) < stateHeader || len(p) > stateHeader+maxScancodes || p[0] != stateVersion || p[2]&^statusCommand != 0 {
+		return fmt.Errorf("%w: %d bytes, % x", ErrState, len(p), p[:min(len(p), 8)])
+	}
+	k.mu.Lock()
+	k.config, k.last, k.wants, k.keyArg = p[1], p[2], p[3], p[4]
+	k.out = append(k.out[:0], p[stateHeader:]...)
+	k.mu.Unlock()
+	k.raise() // its edge may have been lost with the machine that the state is from
+	return nil
 }

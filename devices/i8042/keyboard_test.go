@@ -1,6 +1,7 @@
 package i8042
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -147,4 +148,35 @@ func FuzzKeyboard(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestKeyboardState(t *testing.T) {
+	b := newBoard()
+	b.command(cmdWriteConfig)
+	b.data(configInterrupt)
+	b.CtrlAltDel()
+	b.command(cmdWriteOutput) // and its parameter after the restore
+	saved, err := b.SaveState()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := newBoard()
+	if err := other.RestoreState(saved); err != nil {
+		t.Fatal(err)
+	}
+	if other.edges == 0 {
+		t.Error("no interrupt for what is to be read")
+	}
+	if got := other.read(); !slices.Equal(got, ctrlAltDel) {
+		t.Errorf("keys % x", got)
+	}
+	other.data(0)
+	if len(other.events) != 1 {
+		t.Errorf("events %v", other.events)
+	}
+	for _, p := range [][]byte{nil, saved[:4], append(slices.Clone(saved), make([]byte, 20)...), {2, 0, 0, 0, 0}, {1, 0, 1, 0, 0}} {
+		if err := other.RestoreState(p); !errors.Is(err, ErrState) {
+			t.Errorf("% x: %v", p, err)
+		}
+	}
 }

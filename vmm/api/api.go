@@ -67,6 +67,7 @@ type Server struct {
 	resources resources
 	machine   *vmm.Machine // nil before the start
 	paused    bool
+	fresh     bool // paused since it was restored
 	closed    bool
 	poll      context.CancelFunc // ends the polling of the balloon; nil without
 	stats     map[string]uint64  // what the guest has reported last

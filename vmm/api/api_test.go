@@ -456,7 +456,8 @@ func TestLife(t *testing.T) {
 	if got := value(t, c.ok("GET", "/", ""), "state"); got != "Paused" {
 		t.Errorf("state %v", got)
 	}
-	c.refused("PUT", "/snapshot/create", `{"mem_file_path":"m","snapshot_path":"s","snapshot_type":"Full"}`, "hull, which has no snapshots")
+	c.refused("PUT", "/snapshot/create", `{"mem_file_path":"m","snapshot_path":"s","snapshot_type":"Full"}`, "persistent memory, which is not saved")
+	c.refused("PUT", "/snapshot/create", `{"mem_file_path":"m","snapshot_path":"s","snapshot_type":"Diff"}`, "no differential snapshots")
 	c.ok("PATCH", "/drives/a_disk_with_a_name_longer_than_20", change(disk))
 	for range 2 {
 		c.ok("PATCH", "/vm", `{"state":"Resumed"}`)

@@ -74,7 +74,14 @@ func (s *Server) load(body []byte) error {
 	if err := s.allowed(preBoot); err != nil {
 		return err
 	}
-	// Each is what its request does; the order is that in which they depend upon one another.
+	if err := s.configure(&c); err != nil {
+		return err
+	}
+	return s.start()
+}
+
+// configure does what the requests for each part do, in the order in which they depend upon one another. mu is held.
+func (s *Server) configure(c *fullConfig) error {
 	steps := []func() error{
 		set(c.Logger, s.putLogger), set(c.Metrics, s.putMetrics), set(c.MachineConfig, s.putMachineConfig),
 		set(c.BootSource, s.putBootSource), set(c.Vsock, s.putVsock), set(c.Entropy, s.putEntropy), set(c.Serial, s.putSerial),
@@ -89,7 +96,7 @@ func (s *Server) load(body []byte) error {
 	for i := range c.NetworkInterfaces {
 		steps = append(steps, withID(c.NetworkInterfaces[i].IfaceID, set(&c.NetworkInterfaces[i], s.putNIC)))
 	}
-	steps = append(steps, set(c.MMDSConfig, s.putMMDSConfig), func() error { return s.loadCPUConfig(c.CPUConfig) }, s.start)
+	steps = append(steps, set(c.MMDSConfig, s.putMMDSConfig), func() error { return s.loadCPUConfig(c.CPUConfig) })
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err

@@ -53,27 +53,45 @@ func (s *Server) start() error {
 	if s.resources.boot == nil {
 		return refuse("Start microvm error: Cannot start microvm without kernel configuration.")
 	}
+	m, err := s.make(nil)
+	if err == nil {
+		if err = m.Start(); err != nil {
+			err = errors.Join(err, m.Close(), s.closeServices())
+		}
+	}
+	if err != nil {
+		return refuse("Start microvm error: %v", err)
+	}
+	s.run(m)
+	return nil
+}
+
+// make makes a machine of all that was configured, which goes on from a snapshot if there is one. mu is held.
+func (s *Server) make(from *restore) (*vmm.Machine, error) {
 	var lent loans
 	config, err := s.config(&lent)
+	if err == nil && from != nil {
+		config.Restore = &vmm.Snapshot{Memory: vmm.File{Path: from.memory}}
+		config.Restore.State, err = lent.share(from.state)
+	}
+	if err == nil {
+		err = config.Validate()
+	}
 	if err != nil {
 		lent.takeBack()
-		return refuse("Start microvm error: %v", err)
+		return nil, err
 	}
 	m, err := vmm.New(config, append([]vmm.Option{vmm.WithEvents(s.meter.event), vmm.WithNetwork(s.serveMetadata)}, s.cfg.Options...)...)
 	if err != nil {
 		lent.takeBack()
-		return refuse("Start microvm error: %v", errors.Join(err, s.closeServices()))
+		return nil, errors.Join(err, s.closeServices())
 	}
-	if err := m.Start(); err != nil {
-		return refuse("Start microvm error: %v", errors.Join(err, m.Close(), s.closeServices()))
-	}
-	s.run(m, false)
-	return nil
+	return m, nil
 }
 
 // run makes m the machine. mu is held.
-func (s *Server) run(m *vmm.Machine, paused bool) {
-	s.machine, s.paused = m, paused
+func (s *Server) run(m *vmm.Machine) {
+	s.machine = m
 	s.pollBalloon()
 	s.log.line(levelInfo, "The microVM was started.")
 	go func() {
@@ -88,13 +106,16 @@ func (s *Server) config(lent *loans) (c vmm.Config, err error) {
 	r := &s.resources
 	c = vmm.Config{
 		ID: s.cfg.ID, CPUs: int(r.machine.VCPUCount), Memory: r.machine.MemSizeMiB * mib, HugePages: r.machine.HugePages == hugePages2M,
-		Kernel: vmm.File{Path: r.boot.KernelImagePath}, CommandLine: r.commandLine(), Keyboard: true, CPUTemplate: r.cpu,
+		Keyboard: true, CPUTemplate: r.cpu,
 	}
 	if r.machine.HugePages == hugePagesTransparent {
 		c.TransparentHugePages = "always"
 	}
-	if r.boot.InitrdPath != nil {
-		c.Initrd = []vmm.File{{Path: *r.boot.InitrdPath}}
+	if r.boot != nil { // else it goes on from a snapshot
+		c.Kernel, c.CommandLine = vmm.File{Path: r.boot.KernelImagePath}, r.commandLine()
+		if r.boot.InitrdPath != nil {
+			c.Initrd = []vmm.File{{Path: *r.boot.InitrdPath}}
+		}
 	}
 	for _, d := range r.drives {
 		c.Disks = append(c.Disks, vmm.Disk{
@@ -127,7 +148,7 @@ func (s *Server) config(lent *loans) (c vmm.Config, err error) {
 	if s.cfg.Change != nil {
 		s.cfg.Change(&c)
 	}
-	return c, c.Validate()
+	return c, nil
 }
 
 // console leads the serial port where it belongs.
@@ -170,9 +191,14 @@ func (s *Server) patchVM(v *vmState) (any, error) {
 			return nil, refuse("Internal VMM error: %v", err)
 		}
 	default:
-		if err := s.machine.Resume(); err != nil {
+		resume := s.machine.Resume
+		if s.fresh {
+			resume = s.machine.Start
+		}
+		if err := resume(); err != nil {
 			return nil, refuse("Internal VMM error: %v", err)
 		}
+		s.fresh = false
 	}
 	s.paused = v.State == vmPaused
 	return nil, nil
