@@ -1,20 +1,3 @@
-// Package vmm is the machine: it puts guest memory, vCPUs, interrupt
-// controllers and devices together, boots a kernel in it and sees it to its
-// end.
-//
-//	m, err := vmm.New(config)   // everything is in place, nothing runs
-//	err = m.Start()             // the guest runs
-//	m.Pause(), m.Resume()       // between instructions
-//	result := m.Wait()          // until the guest ends, or Stop ends it
-//	m.Close()                   // memory, KVM and files are given back
-//
-// New is read best in order: it is what happens between exec and the guest's
-// first instruction. boot.Load writes what the guest finds in memory;
-// devices.go attaches what it finds on its buses; setupCPU (registers.go) is
-// how a processor wakes up.
-//
-// What a guest does never makes this package fail in a way of its own: a guest
-// ends in one of the Reasons, each with a message and an exit status.
 package vmm
 
 import (
