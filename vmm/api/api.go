@@ -3,13 +3,13 @@
 //
 // The API's own description says what a request may be and what comes of it; this package keeps to it in paths, bodies, status
 // codes and messages. What it describes and hull does not have is refused with the status 400 and a sentence, never ignored: CPU
-// templates by name, simultaneous multithreading, vhost-user disks, hotplugged memory, free page hinting. Three things are taken
+// templates by name, simultaneous multithreading, vhost-user disks, hotplugged memory, free page hinting, differential snapshots. Three things are taken
 // and make no difference: a disk's cache_type and io_engine (a flush is always one, and the engine is hull's own), and
 // track_dirty_pages.
 //
 // Read in this order: api.go (a Server and its machine), http.go (from a connection to a request), routes.go (which there are),
 // decode.go and types.go (bodies), then a file for each thing that can be configured: boot.go, drives.go, nics.go, devices.go,
-// balloon.go, cpu.go, mmds.go; start.go puts a machine together from them. logger.go and metrics.go tell about it.
+// balloon.go, cpu.go, mmds.go; start.go puts a machine together from them, snapshot.go saves it. logger.go and metrics.go tell about it.
 //
 // # What may be tried
 //
