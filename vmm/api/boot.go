@@ -21,9 +21,6 @@ const defaultBootArgs = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i
 const maxBootArgs = 2047
 
 func (s *Server) putMachineConfig(c *machineConfig) (any, error) {
-	if c.HugePages == "" {
-		c.HugePages = hugePagesNone
-	}
 	return none(s.setMachineConfig(*c))
 }
 

@@ -17,7 +17,7 @@ import (
 // JSON library of its first implementation.
 //
 // What a field may be follows from its Go type. A pointer or a slice may be left out or null; any other field must be there
-// unless its tag `api` says "optional". A named string type with a method variants has those values only. json.RawMessage takes
+// unless its tag `api` says "optional", or "=" and the string that it is then. A named string type with a method variants has those values only. json.RawMessage takes
 // anything.
 func decode(body []byte, to any) error {
 	root, err := parse(body)
@@ -335,7 +335,15 @@ func (n *node) decodeStruct(to reflect.Value) error {
 		}
 	}
 	for i, ok := range seen {
-		if kind := t.Field(i).Type.Kind(); !ok && kind != reflect.Pointer && kind != reflect.Slice && t.Field(i).Tag.Get("api") != "optional" {
+		if ok {
+			continue
+		}
+		tag := t.Field(i).Tag.Get("api")
+		if value, ok := strings.CutPrefix(tag, "="); ok {
+			to.Field(i).SetString(value)
+			continue
+		}
+		if kind := t.Field(i).Type.Kind(); kind != reflect.Pointer && kind != reflect.Slice && tag != "optional" {
 			return n.fail("missing field `%s`", known[i])
 		}
 	}

@@ -148,9 +148,6 @@ var defaultMMDSAddress = netip.MustParseAddr("169.254.169.254")
 
 func (s *Server) putMMDSConfig(c *mmdsConfig) (any, error) {
 	s.resources.touched = true
-	if c.Version == "" {
-		c.Version = mmdsV1
-	}
 	if len(c.NetworkInterfaces) == 0 {
 		return nil, refuse("MMDS config error: The list of network interface IDs that allow forwarding MMDS requests is empty.")
 	}

@@ -118,7 +118,7 @@ type machineConfig struct {
 	SMT             bool         `json:"smt" api:"optional"`
 	CPUTemplate     *cpuTemplate `json:"cpu_template,omitempty"`
 	TrackDirtyPages bool         `json:"track_dirty_pages" api:"optional"`
-	HugePages       hugePages    `json:"huge_pages" api:"optional"`
+	HugePages       hugePages    `json:"huge_pages" api:"=None"`
 }
 
 type machineConfigPatch struct {
@@ -194,7 +194,7 @@ type metricsConfig struct {
 }
 
 type mmdsConfig struct {
-	Version           mmdsVersion `json:"version" api:"optional"`
+	Version           mmdsVersion `json:"version" api:"=V1"`
 	NetworkInterfaces []string    `json:"network_interfaces"`
 	IPv4Address       *string     `json:"ipv4_address"`
 	IMDSCompat        bool        `json:"imds_compat" api:"optional"`
