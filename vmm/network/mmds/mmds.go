@@ -13,13 +13,13 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -135,7 +135,7 @@ func New(cfg Config) (_ *Service, err error) {
 	}
 	go func() {
 		defer close(s.done)
-		_ = s.server.Serve(&limited{Listener: listener, places: make(chan struct{}, maxConnections), closed: make(chan struct{})})
+		_ = s.server.Serve(netutil.LimitListener(listener, maxConnections))
 	}()
 	return s, nil
 }
@@ -348,44 +348,4 @@ func (s *Service) Drop() {
 	} else if s.next != nil {
 		s.drop()
 	}
-}
-
-// limited is a listener that accepts when one of its places is free.
-type limited struct {
-	net.Listener
-	places chan struct{}
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (l *limited) Accept() (net.Conn, error) {
-	select {
-	case l.places <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.places
-		return nil, err
-	}
-	return &placed{Conn: c, leave: func() { <-l.places }}, nil
-}
-
-func (l *limited) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-// placed is a connection that has a place of a limited listener.
-type placed struct {
-	net.Conn
-	once  sync.Once
-	leave func()
-}
-
-func (p *placed) Close() error {
-	err := p.Conn.Close()
-	p.once.Do(p.leave)
-	return err
 }
