@@ -40,16 +40,14 @@ type droppingWriter struct {
 }
 
 func (w *droppingWriter) Write(p []byte) (int, error) {
-	allowed := len(p)
-	if w.limit.Take(uint64(len(p))) > 0 {
-		w.limit.Give(uint64(len(p)))
-		for allowed = 0; allowed < len(p) && w.limit.Take(1) == 0; allowed++ {
-		}
-		if allowed < len(p) {
-			w.limit.Give(1)
-		}
+	allowed := 0
+	for allowed < len(p) && w.limit.Take(1) == 0 {
+		allowed++
 	}
-	w.dropped.Add(uint64(len(p) - allowed))
+	if allowed < len(p) {
+		w.limit.Give(1) // it was not used
+		w.dropped.Add(uint64(len(p) - allowed))
+	}
 	if allowed > 0 {
 		if n, err := w.to.Write(p[:allowed]); err != nil {
 			return n, err

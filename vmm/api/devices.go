@@ -86,5 +86,5 @@ func (s *Server) patchPmem(p *pmemPatch) (any, error) {
 	return nil, nil
 }
 
-// entropyLimits of a device without limits of its own are package vmm's.
+// limits are those of random bytes and of requests for them; without any, package vmm has its own of bytes.
 func (e *entropy) limits() (bytes, ops vmm.Rate) { return e.RateLimiter.buckets() }

@@ -343,12 +343,9 @@ func TestManyConnections(t *testing.T) {
 	var asking sync.WaitGroup
 	for range maxConnections {
 		asking.Go(func() {
-			r, err := g.http.Get("http://169.254.169.254/")
-			if err != nil {
-				t.Error(err)
-				return
+			if r, err := g.http.Get("http://169.254.169.254/"); err == nil {
+				r.Body.Close()
 			}
-			r.Body.Close()
 		})
 	}
 	select {
