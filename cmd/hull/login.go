@@ -113,23 +113,16 @@ func (f *loginFlags) ask(ctx context.Context, a *app) error {
 		return errors.New("cannot perform an interactive login from a non TTY device; use -u and --password-stdin")
 	}
 	if f.user == "" {
-		name, err := a.prompt(ctx, "Username: ", true, func() (string, error) {
-			in := bufio.NewScanner(a.stdin)
-			in.Scan()
-			return strings.TrimSpace(in.Text()), in.Err()
-		})
+		name, err := a.prompt(ctx, "Username: ", true)
 		if err != nil {
 			return fmt.Errorf("reading the name: %w", err)
 		}
-		if f.user = name; f.user == "" {
+		if f.user = strings.TrimSpace(name); f.user == "" {
 			return errors.New("non-null Username Required")
 		}
 	}
 	if f.password == "" {
-		password, err := a.prompt(ctx, "Password: ", false, func() (string, error) {
-			b, err := term.ReadPassword(int(a.stdin.Fd()))
-			return string(b), err
-		})
+		password, err := a.prompt(ctx, "Password: ", false)
 		fmt.Fprintln(a.stdout)
 		if err != nil {
 			return fmt.Errorf("reading the password: %w", err)
@@ -142,8 +135,9 @@ func (f *loginFlags) ask(ctx context.Context, a *app) error {
 }
 
 // prompt asks something at the terminal, which shows what is typed if echo is set, or not from before the question on: who
-// types fast is not shown either. An interrupt ends that. The terminal is left as it was.
-func (a *app) prompt(ctx context.Context, question string, echo bool, read func() (string, error)) (_ string, err error) {
+// types fast is not shown either. An interrupt ends that. The terminal is left as it was: what reads
+// changes nothing of it, since it may only come to run after the interrupt.
+func (a *app) prompt(ctx context.Context, question string, echo bool) (_ string, err error) {
 	fd := int(a.stdin.Fd())
 	before, err := term.GetState(fd)
 	if err != nil {
@@ -167,8 +161,9 @@ func (a *app) prompt(ctx context.Context, question string, echo bool, read func(
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		text, err := read()
-		answers <- answer{text, err}
+		in := bufio.NewScanner(a.stdin)
+		in.Scan()
+		answers <- answer{in.Text(), in.Err()}
 	}()
 	select {
 	case got := <-answers:

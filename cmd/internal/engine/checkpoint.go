@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -159,7 +160,7 @@ func cloneInto(dst, src *os.File) error {
 	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
 		return nil
 	}
-	size, err := src.Seek(0, os.SEEK_END)
+	size, err := src.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
 	}

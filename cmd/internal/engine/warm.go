@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"os"
 
@@ -90,14 +89,15 @@ func (r *run) thawTemplate(ctx context.Context, client *proto.Client) error {
 	if err != nil {
 		return err
 	}
-	thaw := proto.Thaw{Entropy: make([]byte, entropyBytes), Disks: []proto.ChangedDisk{{Disk: layersDevice, Size: size}}}
-	rand.Read(thaw.Entropy) // never fails
+	thaw := anonymous()
+	thaw.EndConnections = false // it has none
+	thaw.Disks = []proto.ChangedDisk{{Disk: layersDevice, Size: size}}
 	if r.network != nil {
 		for _, card := range r.network.cards {
 			thaw.Interfaces = append(thaw.Interfaces, proto.Readdress{Was: templateMAC.String(), Interface: proto.Interface{MAC: card.MAC}})
 		}
 	}
-	return client.Thaw(ctx, thaw)
+	return client.Thaw(ctx, *thaw)
 }
 
 // layersSize is how large the disk of these layers is, in bytes.

@@ -13,7 +13,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -208,11 +207,4 @@ func fork(o options, n int, size uint64, dir string) error {
 	fmt.Printf("%d copies of %d MiB at once: all have answered after %.0f ms (%.2f ms each); private memory %d KiB at the median, %d at most\n",
 		n, size>>20, ms(took), ms(took)/float64(n), private[n/2], private[n-1])
 	return nil
-}
-
-// version is what QEMU says it is.
-func version(qemu string) string {
-	out, _ := exec.Command(qemu, "--version").Output()
-	line, _, _ := strings.Cut(string(out), "\n")
-	return line
 }
