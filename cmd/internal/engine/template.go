@@ -26,7 +26,7 @@ import (
 )
 
 // Shape is what VMs have in common that can start from the same template: a VM that was saved when its agent was ready and
-// knew of no container yet (docs/decisions/0019).
+// knew of no container yet (docs/decisions/0022).
 type Shape struct {
 	Files       string `json:"files"` // the unpacked files of this build: kernel, init, VM process
 	Host        string `json:"host"`  // this host's processor, see hostCPU
