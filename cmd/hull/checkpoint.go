@@ -10,10 +10,11 @@ import (
 
 func newCheckpoint(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "checkpoint",
-		Short: "Manage checkpoints of containers",
-		Args:  exactArgs(0),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:     "checkpoint",
+		Short:   "Manage checkpoints of containers",
+		Example: "  hull checkpoint ls web",
+		Args:    exactArgs(0),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newCheckpointCreate(a), newCheckpointList(a), newCheckpointRemove(a))
 	return cmd
@@ -32,7 +33,7 @@ It ends then, unless --leave-running is given. hull start --checkpoint lets it g
 		Example: `  hull checkpoint create --leave-running web before
   hull checkpoint create web night`,
 		Args:              exactArgs(2),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeFirst(completeContainers(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()
 			if err != nil {
@@ -58,7 +59,7 @@ func newCheckpointList(a *app) *cobra.Command {
 		Short:             "List the checkpoints of a container",
 		Example:           "  hull checkpoint ls web",
 		Args:              exactArgs(1),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeFirst(completeContainers(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()
 			if err != nil {
@@ -87,7 +88,7 @@ func newCheckpointRemove(a *app) *cobra.Command {
 		Short:             "Remove a checkpoint",
 		Example:           "  hull checkpoint rm web before",
 		Args:              exactArgs(2),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeFirst(completeContainers(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()
 			if err != nil {
@@ -108,7 +109,7 @@ func newSnapshot(a *app) *cobra.Command {
 container goes on. hull restore makes a container of it, on this host or on another one that has the image.`,
 		Example:           "  hull snapshot web ./web.snapshot",
 		Args:              exactArgs(2),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeCommand(completeRunning(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.engine()
 			if err != nil {
@@ -165,7 +166,7 @@ the same file, copy-on-write; each is a machine of its own, with another identit
 		Example: `  hull fork web
   hull fork -n 3 --name worker web`,
 		Args:              exactArgs(1),
-		ValidArgsFunction: completeContainers(a),
+		ValidArgsFunction: completeFirst(completeRunning(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if n < 1 || n > maxForks {
 				return fmt.Errorf("-n %d: must be 1 to %d", n, maxForks)
