@@ -74,7 +74,6 @@ func entries() []entry {
 		{groupHost, "vmm", newVMM},
 		{groupOwn, "supervise", newSupervise},
 		{groupOwn, "template", newTemplate},
-		{groupOwn, "template", newTemplate},
 	}
 }
 

@@ -39,10 +39,7 @@ The exit status is 0 when the VM switched itself off, asked for a reset or was e
 from here, %d when its kernel panicked, %d on a triple fault, %d when KVM could not
 go on with it, and 1 or %d when hull itself failed.`,
 			api.Version, vmm.StatusPanic, vmm.StatusTripleFault, vmm.StatusFailure, statusUsage),
-		Example: `  hull vmm --api-sock /tmp/vm.sock
-  curl --unix-socket /tmp/vm.sock -X PUT http://localhost/boot-source \
-      -d '{"kernel_image_path": "vmlinux", "boot_args": "console=ttyS0 reboot=k panic=1"}'
-  curl --unix-socket /tmp/vm.sock -X PUT http://localhost/actions -d '{"action_type": "InstanceStart"}'
+		Example: `  hull vmm --api-sock vm.sock
   hull vmm --no-api --config-file vm.json`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
