@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -190,4 +192,18 @@ func (r *run) share(config *vmm.Config, table *fileTable) (shares []vmm.Share, e
 		shares = append(shares, vmm.Share{Tag: inGuest.Tag, File: file, ReadOnly: m.ReadOnly, Cache: m.Cache})
 	}
 	return shares, nil
+}
+
+// needsRecovery tells whether a file is an ext4 that was not unmounted: Linux then writes to it before it can be read
+// (Documentation/filesystems/ext4/super.rst). What cannot be read is the guest's to complain of.
+func needsRecovery(f io.ReaderAt) bool {
+	const (
+		superblock, magicAt, incompatAt = 1024, 0x38, 0x60
+		magic, recover                  = 0xef53, 0x4 // EXT4_SUPER_MAGIC, EXT4_FEATURE_INCOMPAT_RECOVER
+	)
+	b := make([]byte, incompatAt+4)
+	if _, err := f.ReadAt(b, superblock); err != nil {
+		return false
+	}
+	return binary.LittleEndian.Uint16(b[magicAt:]) == magic && binary.LittleEndian.Uint32(b[incompatAt:])&recover != 0
 }

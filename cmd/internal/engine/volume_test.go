@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,5 +83,25 @@ func TestOpenMount(t *testing.T) {
 	}
 	if _, err := s.openMount(&Mount{Source: filepath.Join(s.dirs.Data, "none"), Target: "/m"}); err == nil || !strings.Contains(err.Error(), "bind source path does not exist") {
 		t.Error(err)
+	}
+}
+
+// A volume whose VM was killed cannot be had for reading only before its journal was replayed.
+func TestNeedsRecovery(t *testing.T) {
+	at := func(magic, incompat uint32) string {
+		b := make([]byte, 2048)
+		binary.LittleEndian.PutUint16(b[1024+0x38:], uint16(magic))
+		binary.LittleEndian.PutUint32(b[1024+0x60:], incompat)
+		return string(b)
+	}
+	for name, tt := range map[string]struct {
+		disk string
+		want bool
+	}{
+		"clean": {at(0xef53, 0x2c2), false}, "not unmounted": {at(0xef53, 0x2c6), true}, "no ext4": {at(0xef54, 0x2c6), false}, "short": {"x", false},
+	} {
+		if got := needsRecovery(strings.NewReader(tt.disk)); got != tt.want {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
 	}
 }

@@ -488,6 +488,9 @@ func (r *run) openDiskVolume(m *Mount, table *fileTable) (*vmm.Disk, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", m.Source, err)
 	}
+	if m.ReadOnly && needsRecovery(f) {
+		return nil, fmt.Errorf("volume %s: the VM that had it last was killed, and what its journal has must be written to it first: mount it once without :ro", m.Source)
+	}
 	return &vmm.Disk{ID: fmt.Sprintf("hull-volume-%d", len(table.files)), ReadOnly: m.ReadOnly, File: &file}, nil
 }
 
