@@ -185,7 +185,7 @@ func (e *Engine) MakeTemplate(ctx context.Context, s Shape) error {
 	if _, err := os.Stat(e.templateDir(s)); err == nil {
 		return nil
 	}
-	if err := e.pruneTemplates(templateAge, templateRoom); err != nil {
+	if err := errors.Join(e.removeUnfinished(), e.pruneTemplates(templateAge, templateRoom)); err != nil {
 		return err
 	}
 	return e.bootTemplate(ctx, files, s)
@@ -319,6 +319,23 @@ func (e *Engine) pruneTemplates(age time.Duration, room int64) error {
 	return nil
 }
 
+// removeUnfinished removes what those have left who were killed while they made a template. The caller holds the lock of all
+// who make one.
+func (e *Engine) removeUnfinished() error {
+	entries, err := os.ReadDir(e.templatesDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, entry := range entries {
+		if key, _, unfinished := strings.Cut(entry.Name(), "."); unfinished && len(key) == len(Shape{}.key()) {
+			if err := os.RemoveAll(filepath.Join(e.templatesDir(), entry.Name())); err != nil {
+				return fmt.Errorf("removing an unfinished template: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
 // diskUse is how much of the disk the files in a directory take, in bytes.
 func diskUse(dir string) (n int64) {
 	entries, _ := os.ReadDir(dir) // gone: nothing
@@ -333,10 +350,20 @@ func diskUse(dir string) (n int64) {
 
 // PruneTemplates throws all templates away and returns how many bytes that has freed.
 func (e *Engine) PruneTemplates() (int64, error) {
+	lock, err := openLock(filepath.Join(e.templatesDir(), templateLock), 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil // there never was one
+	}
 	n := int64(0)
 	entries, _ := os.ReadDir(e.templatesDir())
 	for _, entry := range entries {
 		n += diskUse(filepath.Join(e.templatesDir(), entry.Name()))
 	}
-	return n, e.pruneTemplates(0, 0)
+	if err == nil { // else one is being made, and goes with the next
+		defer lock.Close()
+		err = e.removeUnfinished()
+	} else if errors.Is(err, errLocked) {
+		err = nil
+	}
+	return n, errors.Join(err, e.pruneTemplates(0, 0))
 }
