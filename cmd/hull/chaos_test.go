@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/cmd/internal/engine"
+	"github.com/hullvm/hull/vmm"
 )
 
 // envRounds says how often TestChaos kills; `make chaos` sets it.
@@ -42,9 +44,22 @@ func TestChaos(t *testing.T) {
 	c := &chaos{home: home, binary: s.binary, environment: append(os.Environ(),
 		"HOME="+home, "HULL_DATA_DIR="+filepath.Join(home, "data"), "HULL_RUN_DIR="+filepath.Join(home, "run"),
 		"HULL_CACHE_DIR="+s.cache, envBootTimeout+"="+(2*patience).String())}
-	c.run(t)          // fills the cache
+	c.run(t) // fills the cache, and has a VM saved
+	templates := filepath.Join(s.cache, "templates", "*", vmm.SnapshotState)
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		if all, _ := filepath.Glob(templates); len(all) > 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no VM was saved within %v", patience)
+		}
+	}
+	if err := untilNothingLeft(home); err != nil { // who has saved it
+		t.Fatal(err)
+	}
 	whole := c.run(t) // how long a container takes, undisturbed
 	for round := range rounds {
+		c.cold = round%2 == 1
 		victims := []string{"hull", "the VM", "both"}[random.IntN(3)]
 		// Half of a run more than a run: some kills hit the workload at work.
 		after := time.Duration(random.Int64N(int64(whole + whole/2)))
@@ -62,11 +77,15 @@ func TestChaos(t *testing.T) {
 type chaos struct {
 	home, binary string
 	environment  []string
+	cold         bool // VMs boot, and do not start from the saved one
 }
 
 func (c *chaos) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(c.binary, args...)
 	cmd.Env, cmd.Dir = c.environment, c.home
+	if c.cold {
+		cmd.Env = append(slices.Clone(cmd.Env), envCold+"=1")
+	}
 	return cmd
 }
 

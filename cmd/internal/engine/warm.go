@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -39,8 +40,8 @@ func (r *run) awaken(ctx context.Context, files *bundle.Files) error {
 		return nil
 	}
 	err := r.becomeContainer(ctx)
-	if err == nil || ctx.Err() != nil {
-		return err
+	if killed, ok := errors.AsType[*VMError](err); err == nil || ctx.Err() != nil || ok && killed.Signal != 0 {
+		return err // somebody has ended it, and nothing is wrong with the template
 	}
 	r.vm.kill()
 	r.network.close()
@@ -56,32 +57,33 @@ func (r *run) awaken(ctx context.Context, files *bundle.Files) error {
 
 // becomeContainer tells the agent of a template what is this container's.
 func (r *run) becomeContainer(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.record.Config.BootTimeout)
+	bounded, cancel := context.WithTimeout(ctx, r.record.Config.BootTimeout)
 	defer cancel()
 	go func() {
 		select {
 		case <-r.vm.done:
 			cancel()
-		case <-ctx.Done():
+		case <-bounded.Done():
 		}
 	}()
-	client, err := acceptAgent(ctx, r.listener)
+	client, err := acceptAgent(bounded, r.listener)
 	if err == nil {
-		err = r.thawTemplate(ctx, client)
-		if err != nil {
-			client.Close()
+		if err = r.thawTemplate(bounded, client); err == nil {
+			r.warm.client = client
+			return nil
 		}
+		client.Close()
 	}
-	if err != nil {
-		select {
-		case <-r.vm.done:
-			return r.vm.result().err()
-		default:
-			return err
-		}
+	if ctx.Err() != nil {
+		return err
 	}
-	r.warm.client = client
-	return nil
+	// A connection may break before the end of the VM is known, which says more.
+	soon, cancelSoon := context.WithTimeout(ctx, goneSoon)
+	defer cancelSoon()
+	if r.vm.waitDone(soon) == nil {
+		return r.vm.result().err()
+	}
+	return err
 }
 
 func (r *run) thawTemplate(ctx context.Context, client *proto.Client) error {
