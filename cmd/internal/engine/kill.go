@@ -17,7 +17,11 @@ var ErrNotRunning = errors.New("is not running")
 // SIGKILL is turned on the VM itself.
 const killPatience = 2 * time.Second
 
-// Kill sends a signal to the main process of a running container. SIGKILL, and the signal that stops the container, end it
+// endPatience is how long Kill waits for the end of what it has killed, as docker does.
+const endPatience = 10 * time.Second
+
+// Kill sends a signal to the main process of a running container, and after SIGKILL waits for the container's end: what comes next finds one
+// that does not run. SIGKILL, and the signal that stops the container, end it
 // for good: it is not started again by its restart policy.
 func (e *Engine) Kill(ctx context.Context, ref string, signal unix.Signal) error {
 	r, err := e.Get(ctx, ref)
@@ -33,6 +37,11 @@ func (e *Engine) Kill(ctx context.Context, ref string, signal unix.Signal) error
 	switch {
 	case err == nil:
 		e.emit(r, "kill", map[string]string{"signal": strconv.Itoa(int(signal))})
+		if signal == unix.SIGKILL {
+			ending, cancel := context.WithTimeout(ctx, endPatience)
+			defer cancel()
+			_, _ = e.ask(ending, r.ID, request{Op: opWait, Next: true}) // a supervisor that does not answer has ended
+		}
 		return nil
 	case errors.Is(err, ErrNotRunning) || signal != unix.SIGKILL:
 		return fmt.Errorf("cannot kill container %s: %w", ref, err)
