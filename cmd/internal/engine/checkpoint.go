@@ -5,16 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/guestinit/proto"
 	"github.com/hullvm/hull/vmm"
@@ -84,18 +78,28 @@ func (s *supervisor) checkpoint(ctx context.Context, c *checkpointRequest) (err 
 	if _, err := os.Lstat(c.Dir); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", c.Dir, fs.ErrExist)
 	}
+	if !s.saving.TryLock() {
+		return errors.New("another checkpoint of it is being made")
+	}
+	defer s.saving.Unlock()
 	out, err := snapshot.Create(c.Dir)
 	if err != nil {
 		return err
 	}
-	if err := r.saveTo(ctx, record, out.Path(), c.Stop); err != nil {
+	end := func() {}
+	if c.Stop {
+		end = s.noMoreLives // its restart policy is not to start it
+	}
+	if err := r.saveTo(ctx, record, out, c.Stop, end); err != nil {
 		return errors.Join(err, out.Abort())
 	}
-	return out.Commit()
+	return nil
 }
 
-// saveTo saves the VM of a running container to a directory. It goes on afterwards unless it is to stop.
-func (r *run) saveTo(ctx context.Context, record *Record, dir string, stop bool) (err error) {
+// saveTo saves the VM of a running container to a directory, which is complete then. It goes on afterwards unless it is to
+// stop; end is called before it does.
+func (r *run) saveTo(ctx context.Context, record *Record, out *snapshot.Dir, stop bool, end func()) (err error) {
+	dir := out.Path()
 	client, vm := r.agent(), r.machine()
 	if client == nil || vm == nil {
 		return ErrNotRunning
@@ -106,6 +110,7 @@ func (r *run) saveTo(ctx context.Context, record *Record, dir string, stop bool)
 	}
 	defer func() {
 		if stop && err == nil {
+			end()
 			vm.kill()
 			return
 		}
@@ -137,70 +142,10 @@ func (r *run) saveTo(ctx context.Context, record *Record, dir string, stop bool)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, checkpointRecord), data, 0o600)
-}
-
-// cloneFile copies a sparse file. Where the file system can, the copies share what neither changes.
-func cloneFile(to, from string) (err error) {
-	src, err := os.Open(from)
-	if err != nil {
+	if err := os.WriteFile(filepath.Join(dir, checkpointRecord), data, 0o600); err != nil {
 		return err
 	}
-	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, dst.Close()) }()
-	return cloneInto(dst, src)
-}
-
-// cloneInto makes an empty file a copy of another.
-func cloneInto(dst, src *os.File) error {
-	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
-		return nil
-	}
-	size, err := src.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	if err := dst.Truncate(size); err != nil {
-		return err
-	}
-	for off := int64(0); off < size; {
-		start, err := unix.Seek(int(src.Fd()), off, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			return nil // nothing but a hole is left
-		}
-		if err != nil {
-			return os.NewSyscallError("lseek", err)
-		}
-		end, err := unix.Seek(int(src.Fd()), start, unix.SEEK_HOLE)
-		if err != nil {
-			return os.NewSyscallError("lseek", err)
-		}
-		if err := copyRange(dst, src, start, end); err != nil {
-			return err
-		}
-		off = end
-	}
-	return nil
-}
-
-func copyRange(dst, src *os.File, start, end int64) error {
-	buf := make([]byte, min(end-start, 1<<20))
-	for start < end {
-		p := buf[:min(int64(len(buf)), end-start)]
-		n, err := src.ReadAt(p, start)
-		if n == 0 {
-			return err
-		}
-		if _, err := dst.WriteAt(p[:n], start); err != nil {
-			return err
-		}
-		start += int64(n)
-	}
-	return nil
+	return out.Commit()
 }
 
 // readCheckpoint reads what is in the directory of a checkpoint.
@@ -377,6 +322,9 @@ func (e *Engine) Checkpoints(ctx context.Context, ref, dir string) ([]Checkpoint
 	}
 	var list []CheckpointInfo
 	for _, entry := range entries {
+		if CheckName(entry.Name()) != nil {
+			continue // one that is being made, or is a fork's
+		}
 		if c, err := readCheckpoint(filepath.Join(dir, entry.Name())); err == nil {
 			list = append(list, CheckpointInfo{entry.Name(), c.Created})
 		}
@@ -453,103 +401,4 @@ func (e *Engine) createFrom(ctx context.Context, saved *checkpoint, name string)
 		return nil, errors.Join(err, c.Leave())
 	}
 	return c, nil
-}
-
-// forking is how many containers are forked at a time.
-const forking = 4
-
-// Fork makes n running copies of a running container, which goes on. Each is a container of its own: with another name, prefix
-// and a number, address and identity, and with ports of its own where the source's are published at fixed ones. It reports each
-// as it runs, in any order, never two at a time.
-func (e *Engine) Fork(ctx context.Context, ref, prefix string, n int, report func(id string)) error {
-	r, err := e.Get(ctx, ref)
-	if err != nil {
-		return err
-	}
-	if prefix == "" {
-		prefix = r.Name
-	}
-	parent := filepath.Join(e.store.dir(r.ID), checkpointsName)
-	if err := os.MkdirAll(parent, 0o700); err != nil {
-		return fmt.Errorf("fork: %w", err)
-	}
-	dir := filepath.Join(parent, newPrefix+ShortID(newID()))
-	if err := e.saveContainer(ctx, r, dir, false); err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir) // the copies have it mapped
-	saved, err := readCheckpoint(dir)
-	if err != nil {
-		return err
-	}
-	c := &saved.Container.Config
-	c.MAC, c.Ports = MAC{}, anyPorts(c.Ports)
-	names, err := e.freeNames(ctx, prefix, n)
-	if err != nil {
-		return err
-	}
-	var mu sync.Mutex
-	var errs []error
-	slots := make(chan struct{}, forking)
-	var work sync.WaitGroup
-	for _, name := range names {
-		slots <- struct{}{}
-		work.Go(func() {
-			defer func() { <-slots }()
-			id, err := e.forkOne(ctx, saved, name)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				errs = append(errs, fmt.Errorf("fork %s: %w", name, err))
-				return
-			}
-			report(id)
-		})
-	}
-	work.Wait()
-	return errors.Join(errs...)
-}
-
-// anyPorts are the ports of a copy: at any port of the host.
-func anyPorts(ports []PortBinding) []PortBinding {
-	var out []PortBinding
-	for _, p := range ports {
-		p.Host, p.HostEnd = netip.AddrPortFrom(p.Host.Addr(), 0), 0
-		out = append(out, p)
-	}
-	return out
-}
-
-func (e *Engine) forkOne(ctx context.Context, saved *checkpoint, name string) (string, error) {
-	c, err := e.createFrom(ctx, saved, name)
-	if err != nil {
-		return "", err
-	}
-	_, err = c.Start(ctx, StartOptions{})
-	return c.ID(), errors.Join(err, c.Release(ctx))
-}
-
-// freeNames finds n names that begin with prefix and end with a number.
-func (e *Engine) freeNames(ctx context.Context, prefix string, n int) ([]string, error) {
-	all, err := e.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	taken := make(map[string]bool)
-	for _, r := range all {
-		if strings.HasPrefix(r.Name, prefix) {
-			taken[r.Name] = true
-		}
-	}
-	var names []string
-	for i := 1; len(names) < n; i++ {
-		name := fmt.Sprintf("%s-%d", prefix, i)
-		if err := CheckName(name); err != nil {
-			return nil, err
-		}
-		if !taken[name] {
-			names = append(names, name)
-		}
-	}
-	return names, nil
 }

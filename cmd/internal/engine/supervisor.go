@@ -29,6 +29,7 @@ type supervisor struct {
 	logFile  *logfile.Writer // nil: no log is kept
 	listener *net.UnixListener
 	serving  sync.WaitGroup
+	saving   sync.Mutex    // held while the container is being saved
 	stopping chan struct{} // closed when there are to be no more lives
 	over     chan struct{} // closed when the last life has ended
 
