@@ -22,7 +22,7 @@ func (m *Machine) attachDevices() ([]boot.Device, error) {
 	}
 	var controller devices.Device = i8042.New(m.power)
 	if m.cfg.Keyboard {
-		m.keyboard = i8042.NewKeyboard(m.power, pin{m.vm, boot.KeyboardGSI})
+		m.keyboard = i8042.NewKeyboard(m.power, newPin(m.vm, boot.KeyboardGSI))
 		controller = m.keyboard.Command()
 		if err := m.ports.Insert(boot.KeyboardData, 1, m.keyboard.Data()); err != nil {
 			return nil, err
@@ -57,7 +57,7 @@ func (m *Machine) attachSerial() error {
 	if err != nil {
 		return fmt.Errorf("serial port: %w", err)
 	}
-	m.serial = serial.New(serial.Config{IRQ: pin{m.vm, boot.COM1GSI}, Output: output})
+	m.serial = serial.New(serial.Config{IRQ: newPin(m.vm, boot.COM1GSI), Output: output})
 	m.closing(m.flushSerial)
 	if err := m.openInput(m.cfg.Serial.Input, m.serial); err != nil {
 		return fmt.Errorf("serial port: %w", err)

@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -40,12 +41,21 @@ func (l *irqLine) Trigger() { _, _ = unix.Write(l.fd, edge[:]) }
 type pin struct {
 	vm  *kvm.VM
 	gsi uint32
+
+	// mu makes one edge of the two levels. A guest may answer the first of them
+	// on another thread before the second, and that answer raise the line again:
+	// high while it is still high is no edge.
+	mu sync.Mutex
 }
 
+func newPin(vm *kvm.VM, gsi uint32) *pin { return &pin{vm: vm, gsi: gsi} }
+
 // Trigger implements devices.IRQ. It cannot fail while the VM is open.
-func (p pin) Trigger() {
+func (p *pin) Trigger() {
+	p.mu.Lock()
 	_ = p.vm.IRQLine(p.gsi, true)
 	_ = p.vm.IRQLine(p.gsi, false)
+	p.mu.Unlock()
 }
 
 func (l *irqLine) Close() error { return unix.Close(l.fd) }

@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hullvm/hull/devices"
 	"github.com/hullvm/hull/kvm"
 	"github.com/hullvm/hull/vmm/testguest"
 )
@@ -94,7 +96,8 @@ func bare(t testing.TB, guest []byte, cpus int) (*Machine, *probe, *probe) {
 	return bareConfig(t, guest, Config{CPUs: cpus})
 }
 
-// bareConfig is bare with a configuration to which the guest is added.
+// bareConfig is bare with a configuration to which the guest is added. Options of
+// the test's put its own device on the port.
 func bareConfig(t testing.TB, guest []byte, cfg Config, more ...Option) (*Machine, *probe, *probe) {
 	t.Helper()
 	needKVM(t)
@@ -104,7 +107,10 @@ func bareConfig(t testing.TB, guest []byte, cfg Config, more ...Option) (*Machin
 	}
 	port, mem := newProbe(0x1000), newProbe(0x2000)
 	cfg.Memory, cfg.Kernel, cfg.Platform = 16<<20, File{Path: path}, PlatformNone
-	m, err := New(cfg, append(more, WithPort(testguest.Port, 4, port), WithMMIO(testguest.MMIO, 0x1000, mem))...)
+	if len(more) == 0 {
+		more = append(more, WithPort(testguest.Port, 4, port))
+	}
+	m, err := New(cfg, append(more, WithMMIO(testguest.MMIO, 0x1000, mem))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,6 +239,42 @@ func TestHaltedCPUWakesUpByInterrupt(t *testing.T) {
 	for range 20 {
 		line.Trigger()
 		port.wantReport(t, 2)
+	}
+}
+
+// chain is a device that raises its interrupt again at each report of the guest's, as a keyboard does for each byte that is
+// read while more are waiting.
+type chain struct {
+	line  devices.IRQ
+	more  atomic.Int32
+	ended chan struct{}
+}
+
+func (*chain) Read(uint64, []byte) {}
+
+func (c *chain) Write(_ uint64, p []byte) {
+	switch left := c.more.Add(-1); {
+	case left > 0:
+		c.line.Trigger()
+	case left == 0:
+		c.ended <- struct{}{}
+	}
+}
+
+func TestPinOfTwoThreads(t *testing.T) {
+	c := &chain{ended: make(chan struct{}, 1)}
+	m, _, _ := bareConfig(t, testguest.IRQ, Config{CPUs: 1}, WithPort(testguest.Port, 4, c))
+	c.line = newPin(m.vm, testguest.IRQPin)
+	c.more.Store(1) // the guest is ready
+	start(t, m)
+	for round := range 2000 {
+		select {
+		case <-c.ended:
+		case <-time.After(patience):
+			t.Fatalf("round %d: the last %d interrupts were lost", round, c.more.Load())
+		}
+		c.more.Store(4)
+		c.line.Trigger()
 	}
 }
 
