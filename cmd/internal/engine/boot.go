@@ -415,8 +415,20 @@ func waitRead(tty *os.File) {
 	tick := time.NewTicker(gatePoll)
 	defer tick.Stop()
 	for end := time.Now().Add(readPatience); time.Now().Before(end); <-tick.C {
-		if n, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCINQ); err != nil || n == 0 {
+		if !unread(tty) {
 			return
+		}
+	}
+}
+
+// unread tells whether a terminal has something to read. TIOCINQ would not know of what the kernel has taken from the other end and
+// not carried over yet, which poll(2) sees to first.
+func unread(tty *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(tty.Fd()), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, 0)
+		if err != unix.EINTR {
+			return err == nil && n > 0 && fds[0].Revents&unix.POLLIN != 0
 		}
 	}
 }

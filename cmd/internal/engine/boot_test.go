@@ -241,6 +241,33 @@ func TestBootPTY(t *testing.T) {
 	}
 }
 
+// TestUnread: what was just written to one end of a pseudo-terminal has not been read at the other.
+func TestUnread(t *testing.T) {
+	master, slave, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	defer slave.Close()
+	if _, err := makeRaw(slave); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 2000 {
+		if _, err := master.WriteString("x"); err != nil {
+			t.Fatal(err)
+		}
+		if !unread(slave) {
+			t.Fatalf("round %d: nothing to read", round)
+		}
+		if _, err := slave.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if unread(slave) {
+			t.Fatalf("round %d: something to read", round)
+		}
+	}
+}
+
 func TestEscapes(t *testing.T) {
 	for _, test := range []struct {
 		typed      []string
