@@ -24,6 +24,9 @@ func (s *store) resolveEndpoints(c *NetworkConfig) error {
 	for i := range c.Endpoints {
 		ep := &c.Endpoints[i]
 		n, err := findNetwork(all, ep.Name)
+		if err == nil {
+			err = n.Broken
+		}
 		if err != nil {
 			return err
 		}

@@ -44,7 +44,13 @@ type Network struct {
 	Internal bool              `json:"internal,omitempty"` // nothing outside of it is reached
 	Labels   map[string]string `json:"labels,omitempty"`
 	Options  map[string]string `json:"options,omitempty"`
+
+	// Broken is why the record cannot be read. Such a network has an ID, and a name that none can be given; it can be removed.
+	Broken error `json:"-"`
 }
+
+// brokenName stands for the name of a network whose record cannot be read.
+const brokenName = "<broken>"
 
 // Pool are the addresses of a network of one family.
 type Pool struct {
@@ -309,8 +315,7 @@ func parseRoutes(table string) []netip.Prefix {
 	return list
 }
 
-// listNetworks reads the records of the networks that were made, the oldest first. One that cannot be read is left out:
-// nothing can be done with it but to remove its directory.
+// listNetworks reads the records of the networks that were made, the oldest first.
 func (s *store) listNetworks() ([]*Network, error) {
 	entries, err := os.ReadDir(s.networks())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -323,11 +328,14 @@ func (s *store) listNetworks() ([]*Network, error) {
 		}
 		n, err := s.readNetwork(e.Name())
 		switch {
-		case err == nil:
-			all = append(all, n)
-		case !errors.Is(err, ErrBroken) && !errors.Is(err, ErrNoNetwork):
+		case errors.Is(err, ErrBroken):
+			n = &Network{ID: e.Name(), Name: brokenName, Created: time.Unix(0, 0), Broken: err}
+		case errors.Is(err, ErrNoNetwork):
+			continue
+		case err != nil:
 			return nil, err
 		}
+		all = append(all, n)
 	}
 	slices.SortFunc(all, func(a, b *Network) int { return a.Created.Compare(b.Created) })
 	return all, nil
@@ -344,7 +352,7 @@ func (s *store) readNetwork(id string) (*Network, error) {
 	}
 	n, err := parseNetwork(data, id)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrBroken, path, err)
+		return nil, fmt.Errorf("network %s: %w: %s: %w", ShortID(id), ErrBroken, path, err)
 	}
 	return n, nil
 }
@@ -374,8 +382,17 @@ func (e *Engine) Networks(ctx context.Context) ([]*Network, error) {
 	return append(predefined(), all...), err
 }
 
-// GetNetwork finds a network by its name, its ID, or the beginning of that.
+// GetNetwork finds a network by its name, its ID, or the beginning of that. One that is broken is an error.
 func (e *Engine) GetNetwork(ctx context.Context, ref string) (*Network, error) {
+	n, err := e.lookUpNetwork(ctx, ref)
+	if err == nil {
+		err = n.Broken
+	}
+	return n, err
+}
+
+// lookUpNetwork is GetNetwork that finds broken ones as well.
+func (e *Engine) lookUpNetwork(ctx context.Context, ref string) (*Network, error) {
 	all, err := e.Networks(ctx)
 	if err != nil {
 		return nil, err
@@ -408,7 +425,7 @@ func findNetwork(all []*Network, ref string) (*Network, error) {
 
 // RemoveNetwork removes a network that no living container is on.
 func (e *Engine) RemoveNetwork(ctx context.Context, ref string) (*Network, error) {
-	n, err := e.GetNetwork(ctx, ref)
+	n, err := e.lookUpNetwork(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -475,7 +492,7 @@ func (s *store) networkGate(ctx context.Context, n *Network) (*lockFile, error) 
 	gate, err := waitLock(ctx, filepath.Join(s.networkDir(n.ID), lockName), 0, patience)
 	if err == nil {
 		// It may have been removed while it was waited for.
-		if _, err = s.readNetwork(n.ID); err == nil {
+		if _, err = s.readNetwork(n.ID); err == nil || n.Broken != nil && errors.Is(err, ErrBroken) {
 			return gate, nil
 		}
 		gate.Close()

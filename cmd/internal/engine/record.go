@@ -85,7 +85,7 @@ const (
 )
 
 // ErrBroken is wrapped by errors about records that cannot be read or trusted.
-var ErrBroken = errors.New("container record is broken")
+var ErrBroken = errors.New("record is broken")
 
 // maxRecord bounds what is read of a record, in bytes. Arguments and
 // environment of a process are far less.
