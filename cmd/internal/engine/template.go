@@ -34,8 +34,9 @@ type Shape struct {
 	Memory      uint64 `json:"memory"` // bytes
 	CommandLine string `json:"command_line"`
 	Scratch     bool   `json:"scratch"` // there is a second disk for what the container writes
-	Card        bool   `json:"card"`    // there is a network card with a socket
-	MTU         int    `json:"mtu,omitempty"`
+	// Cards has the MTU of each network card, all of which have a socket, and Shares the tag of each shared directory.
+	Cards  []int    `json:"cards,omitempty"`
+	Shares []string `json:"shares,omitempty"`
 }
 
 // templatesDir is the directory of all templates in the cache, and templateLock what the one who makes one holds.
@@ -51,13 +52,12 @@ const (
 	templateRoom = 4 << 30
 )
 
-// templateMAC is the address of the network card that a template was booted with.
-var templateMAC = MAC{0x02, 0x68, 0x75, 0x6c, 0x6c, 0x00}
+// templateMAC is the address that a template was booted with of its network card i.
+func templateMAC(i int) MAC { return MAC{0x02, 0x68, 0x75, 0x6c, byte(i >> 8), byte(i)} }
 
 // shapeOf tells which templates a VM could start from; ok is false when it must boot.
 func shapeOf(files *bundle.Files, config *vmm.Config, c *Config) (_ Shape, ok bool) {
-	_, tap := c.tap()
-	if c.Kernel != "" || c.Initrd != "" || len(c.Disks) > 0 || len(c.Mounts) > 0 || len(c.Endpoints) > 0 || tap {
+	if c.Kernel != "" || c.Initrd != "" {
 		return Shape{}, false
 	}
 	host, err := hostCPU()
@@ -68,8 +68,21 @@ func shapeOf(files *bundle.Files, config *vmm.Config, c *Config) (_ Shape, ok bo
 		Files: files.Dir, Host: host, CPUs: config.CPUs, Memory: config.Memory, CommandLine: config.CommandLine,
 		Scratch: !c.TmpfsRoot,
 	}
-	if len(config.NICs) == 1 {
-		s.Card, s.MTU = true, config.NICs[0].MTU
+	disks := 1 // with the layers
+	if s.Scratch {
+		disks++
+	}
+	if len(config.Disks) != disks { // others have a size and a contents that a template cannot stand in for
+		return Shape{}, false
+	}
+	for i := range config.NICs {
+		if config.NICs[i].Socket == nil { // a tap interface decides what its card can do
+			return Shape{}, false
+		}
+		s.Cards = append(s.Cards, config.NICs[i].MTU)
+	}
+	for i := range config.Shares {
+		s.Shares = append(s.Shares, config.Shares[i].Tag)
 	}
 	return s, true
 }
@@ -211,12 +224,12 @@ func (e *Engine) bootTemplate(ctx context.Context, files *bundle.Files, s Shape)
 	defer listener.Close()
 	table := &fileTable{}
 	table.lend(lock.file)
-	config, cable, err := s.config(files, dir, socket, table)
+	config, cables, err := s.config(files, dir, socket, table)
+	defer unplug(cables)
 	if err != nil {
 		table.close()
 		return err
 	}
-	defer cable.Close()
 	vm, err := startVM(vmSpec{program: files.VMM, name: "template", config: config, files: table})
 	if err != nil {
 		return err
@@ -251,8 +264,9 @@ func (e *Engine) bootTemplate(ctx context.Context, files *bundle.Files, s Shape)
 	return err
 }
 
-// config describes a VM that is booted to be a template: with disks and a card in the places of those that a container brings.
-func (s Shape) config(files *bundle.Files, dir, socket string, table *fileTable) (_ vmm.Config, cable *os.File, err error) {
+// config describes a VM that is booted to be a template: with disks, cards and shares in the places of those that a container
+// brings. The cables lead nowhere, and are the caller's to close, on an error too.
+func (s Shape) config(files *bundle.Files, dir, socket string, table *fileTable) (_ vmm.Config, cables []*os.File, err error) {
 	config := vmm.Config{
 		ID: "template", CPUs: s.CPUs, Memory: s.Memory, CommandLine: s.CommandLine,
 		Vsock: &vmm.Vsock{CID: guestCID, Path: socket}, RNG: true, Balloon: true, OrphanRemove: []string{dir},
@@ -273,16 +287,36 @@ func (s Shape) config(files *bundle.Files, dir, socket string, table *fileTable)
 		file := table.add(f)
 		config.Disks = append(config.Disks, vmm.Disk{ID: scratchID, File: &file})
 	}
-	if !s.Card {
-		return config, nil, config.Validate()
+	for i, mtu := range s.Cards {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return vmm.Config{}, cables, fmt.Errorf("a cable for network card %d: %w", i, err)
+		}
+		cables = append(cables, os.NewFile(uintptr(fds[0]), "cable"))
+		end := table.add(os.NewFile(uintptr(fds[1]), "network"))
+		config.NICs = append(config.NICs, vmm.NIC{MAC: templateMAC(i), MTU: mtu, Socket: &end})
 	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return vmm.Config{}, nil, fmt.Errorf("a cable for the network card: %w", err)
+	if len(s.Shares) == 0 {
+		return config, cables, config.Validate()
 	}
-	end := table.add(os.NewFile(uintptr(fds[1]), "network"))
-	config.NICs = append(config.NICs, vmm.NIC{MAC: templateMAC, MTU: s.MTU, Socket: &end})
-	return config, os.NewFile(uintptr(fds[0]), "cable"), config.Validate()
+	empty := filepath.Join(dir, "shared") // the guest mounts none of them: it knows of no container
+	if err := os.Mkdir(empty, 0o700); err != nil {
+		return vmm.Config{}, cables, err
+	}
+	for _, tag := range s.Shares {
+		file, err := table.open(empty, unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			return vmm.Config{}, cables, err
+		}
+		config.Shares = append(config.Shares, vmm.Share{Tag: tag, File: file})
+	}
+	return config, cables, config.Validate()
+}
+
+func unplug(cables []*os.File) {
+	for _, f := range cables {
+		f.Close()
+	}
 }
 
 // pruneTemplates throws away what has not been used for as long as age, and what has been used longest ago until the rest

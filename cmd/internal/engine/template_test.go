@@ -79,44 +79,51 @@ func TestTemplatesArePruned(t *testing.T) {
 func TestShapes(t *testing.T) {
 	files := &bundle.Files{Dir: "/cache/1"}
 	plain := func() (*vmm.Config, *Config) {
-		return &vmm.Config{CPUs: 1, Memory: 512 << 20, CommandLine: "quiet", NICs: []vmm.NIC{{MTU: 1500}}}, &Config{NetworkConfig: NetworkConfig{Network: NetworkUser}}
+		vm := &vmm.Config{
+			CPUs: 1, Memory: 512 << 20, CommandLine: "quiet", Disks: make([]vmm.Disk, 2), NICs: []vmm.NIC{{MTU: 1500, Socket: &vmm.File{}}},
+		}
+		return vm, &Config{NetworkConfig: NetworkConfig{Network: NetworkUser}}
 	}
 	vm, c := plain()
 	base, ok := shapeOf(files, vm, c)
 	if !ok {
 		t.Fatal("a plain container has no shape")
 	}
+	keys := map[string]string{base.key(): "a plain one"}
 	for what, change := range map[string]func(*vmm.Config, *Config){
 		"vCPUs":        func(v *vmm.Config, _ *Config) { v.CPUs = 2 },
 		"memory":       func(v *vmm.Config, _ *Config) { v.Memory *= 2 },
 		"command line": func(v *vmm.Config, _ *Config) { v.CommandLine = "debug" },
 		"no card":      func(v *vmm.Config, _ *Config) { v.NICs = nil },
 		"an MTU":       func(v *vmm.Config, _ *Config) { v.NICs[0].MTU = 9000 },
-		"root in RAM":  func(_ *vmm.Config, c *Config) { c.TmpfsRoot = true },
+		"root in RAM":  func(v *vmm.Config, c *Config) { c.TmpfsRoot, v.Disks = true, v.Disks[:1] },
+		"another card": func(v *vmm.Config, _ *Config) { v.NICs = append(v.NICs, v.NICs[0]) },
+		"a share":      func(v *vmm.Config, _ *Config) { v.Shares = []vmm.Share{{Tag: "hull-share-0"}} },
+		"another tag":  func(v *vmm.Config, _ *Config) { v.Shares = []vmm.Share{{Tag: "hull-share-1"}} },
 	} {
 		vm, c := plain()
 		change(vm, c)
-		if s, ok := shapeOf(files, vm, c); !ok || s.key() == base.key() {
-			t.Errorf("%s: %+v, %v, has the template of another", what, s, ok)
+		s, ok := shapeOf(files, vm, c)
+		if other := keys[s.key()]; !ok || other != "" {
+			t.Errorf("%s: %+v, %v, has the template of %q", what, s, ok, other)
 		}
+		keys[s.key()] = what
 	}
-	for what, change := range map[string]func(*Config){
-		"a kernel":     func(c *Config) { c.Kernel = "/boot/vmlinuz" },
-		"an initramfs": func(c *Config) { c.Initrd = "/initrd" },
-		"a disk":       func(c *Config) { c.Disks = []Disk{{Path: "/disk"}} },
-		"a directory":  func(c *Config) { c.Mounts = []Mount{{}} },
-		"a tap":        func(c *Config) { c.Network = NetworkTap + "tap0" },
-		"a network":    func(c *Config) { c.Endpoints = []Endpoint{{}} },
+	for what, change := range map[string]func(*vmm.Config, *Config){
+		"a kernel":     func(_ *vmm.Config, c *Config) { c.Kernel = "/boot/vmlinuz" },
+		"an initramfs": func(_ *vmm.Config, c *Config) { c.Initrd = "/initrd" },
+		"a disk":       func(v *vmm.Config, _ *Config) { v.Disks = make([]vmm.Disk, 3) },
+		"a tap":        func(v *vmm.Config, _ *Config) { v.NICs[0] = vmm.NIC{Tap: make([]vmm.File, 1)} },
 	} {
 		vm, c := plain()
-		change(c)
+		change(vm, c)
 		if s, ok := shapeOf(files, vm, c); ok {
 			t.Errorf("%s: starts from template %+v", what, s)
 		}
 	}
 	vm, c = plain()
 	c.Hostname, c.Env, c.Args = "me", []string{"A=1"}, []string{"true"}
-	if s, ok := shapeOf(files, vm, c); !ok || s != base {
+	if s, ok := shapeOf(files, vm, c); !ok || s.key() != base.key() {
 		t.Errorf("what a guest is told later makes another template: %+v", s)
 	}
 }

@@ -95,8 +95,8 @@ func (r *run) thawTemplate(ctx context.Context, client *proto.Client) error {
 	thaw.EndConnections = false // it has none
 	thaw.Disks = []proto.ChangedDisk{{Disk: layersDevice, Size: size}}
 	if r.network != nil {
-		for _, card := range r.network.cards {
-			thaw.Interfaces = append(thaw.Interfaces, proto.Readdress{Was: templateMAC.String(), Interface: proto.Interface{MAC: card.MAC}})
+		for i, card := range r.network.cards {
+			thaw.Interfaces = append(thaw.Interfaces, proto.Readdress{Was: templateMAC(i).String(), Interface: proto.Interface{MAC: card.MAC}})
 		}
 	}
 	return client.Thaw(ctx, *thaw)
