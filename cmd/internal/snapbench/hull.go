@@ -161,6 +161,9 @@ func save(o options, guest string, size uint64, dir string) (time.Duration, erro
 	if err := m.command(vmm.Command{Command: vmm.CommandPause}); err != nil {
 		return 0, err
 	}
+	if err := warm(size); err != nil {
+		return 0, err
+	}
 	begin := time.Now()
 	err = m.command(vmm.Command{Command: vmm.CommandSnapshot, Dir: dir})
 	return time.Since(begin), err

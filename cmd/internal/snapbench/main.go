@@ -1,6 +1,8 @@
-// Command snapbench measures what it takes to start a machine from a snapshot, on this host's own KVM with a bare-metal guest
-// that has written to all of its memory:
+// Command snapbench measures what it takes to save a machine and to start one from a snapshot, on this host's own KVM with a
+// bare-metal guest that has written to all of its memory:
 //
+//	save      the request to the complete snapshot, beside QEMU that migrates the same guest to a file, and beside one
+//	          thread that writes as many bytes to a file
 //	restore   exec to the guest's first answer, beside QEMU that restores the same guest from a file, and beside
 //	          the same system calls without a monitor
 //	forks     many copies of one snapshot at once: until all have answered, and what memory each has of its own
@@ -10,6 +12,7 @@ package main
 
 import (
 	_ "embed"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -19,6 +22,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 //go:generate ./generate.sh
@@ -92,19 +97,18 @@ func bench(o options) error {
 // row is one monitor's measurements.
 type row struct {
 	name  string
-	start func() (time.Duration, error) // exec to the first answer
+	start func() (time.Duration, error)
 	times []time.Duration
 }
 
 // benchSize makes snapshots of a guest with so much memory, and starts machines from them.
 func benchSize(o options, guest string, size uint64) error {
-	dir := filepath.Join(o.dir, "snapshot")
-	took, err := save(o, guest, size, dir)
-	if err != nil {
-		return fmt.Errorf("hull: saving: %w", err)
+	dir, file := filepath.Join(o.dir, "snapshot"), filepath.Join(o.dir, "qemu.state")
+	saving := []*row{
+		{name: "write", start: func() (time.Duration, error) { return write(filepath.Join(o.dir, "written"), size) }},
+		{name: "hull", start: func() (time.Duration, error) { return save(o, guest, size, dir) }},
 	}
-	fmt.Printf("\n%d MiB of memory, all written: hull saved it in %.0f ms\n", size>>20, ms(took))
-	rows := []*row{
+	restoring := []*row{
 		{name: "floor", start: func() (time.Duration, error) { return floor(dir, size) }},
 		{name: "hull", start: func() (time.Duration, error) {
 			f, err := restore(o, size, dir)
@@ -116,33 +120,96 @@ func benchSize(o options, guest string, size uint64) error {
 		}},
 	}
 	if o.qemu != "" {
-		file := filepath.Join(o.dir, "qemu.state")
-		if took, err = qemuSave(o.qemu, guest, size, file); err != nil {
-			return fmt.Errorf("QEMU: saving: %w", err)
-		}
-		fmt.Printf("QEMU saved it in %.0f ms\n", ms(took))
-		rows = append(rows, &row{name: "QEMU", start: func() (time.Duration, error) { return qemuRestore(o.qemu, guest, size, file) }})
-		defer os.Remove(file)
+		saving = append(saving, &row{name: "QEMU", start: func() (time.Duration, error) { return qemuSave(o.qemu, guest, size, file) }})
+		restoring = append(restoring, &row{name: "QEMU", start: func() (time.Duration, error) { return qemuRestore(o.qemu, guest, size, file) }})
 	}
-	for round := range o.rounds + 1 {
-		for _, r := range rows {
-			d, err := r.start()
-			if err != nil {
-				return fmt.Errorf("%s: %w", r.name, err)
-			}
-			fmt.Fprintf(os.Stderr, "round %d  %-6s %8.2f ms\n", round, r.name, ms(d))
-			if round > 0 { // the first warms up
-				r.times = append(r.times, d)
-			}
+	clean := func() error {
+		err := errors.Join(os.RemoveAll(dir), os.RemoveAll(file))
+		unix.Sync() // what one has left to be written to the disk would hold up the next
+		return err
+	}
+	if err := errors.Join(interleave(saving, o.rounds, clean), clean()); err != nil {
+		return fmt.Errorf("saving: %w", err)
+	}
+	for _, r := range saving {
+		if _, err := r.start(); err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
 		}
 	}
-	report(rows, fmt.Sprintf("exec to the first answer of a guest restored from a file, %d MiB all written", size>>20))
+	report(saving, fmt.Sprintf("a guest of %d MiB, all written, is saved to a file", size>>20))
+	if err := interleave(restoring, o.rounds, func() error { return nil }); err != nil {
+		return fmt.Errorf("restoring: %w", err)
+	}
+	report(restoring, fmt.Sprintf("exec to the first answer of a guest restored from a file, %d MiB all written", size>>20))
 	for _, n := range o.forks {
 		if err := fork(o, n, size, dir); err != nil {
 			return fmt.Errorf("%d forks: %w", n, err)
 		}
 	}
-	return os.RemoveAll(dir)
+	return errors.Join(os.RemoveAll(dir), os.RemoveAll(file))
+}
+
+// interleave measures all rows once in each round, and once before the first, which warms up. before is called before each
+// measurement.
+func interleave(rows []*row, rounds int, before func() error) error {
+	for round := range rounds + 1 {
+		for _, r := range rows {
+			if err := before(); err != nil {
+				return err
+			}
+			d, err := r.start()
+			if err != nil {
+				return fmt.Errorf("%s: %w", r.name, err)
+			}
+			fmt.Fprintf(os.Stderr, "round %d  %-6s %8.2f ms\n", round, r.name, ms(d))
+			if round > 0 {
+				r.times = append(r.times, d)
+			}
+		}
+	}
+	return nil
+}
+
+// write is what remains of saving without a monitor: one thread that writes as many bytes to a new file, a megabyte at a time.
+func write(path string, size uint64) (_ time.Duration, err error) {
+	ram, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Munmap(ram)
+	touch(ram)
+	if err := warm(size); err != nil {
+		return 0, err
+	}
+	begin := time.Now()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer os.Remove(path)
+	for p := range slices.Chunk(ram, 1<<20) {
+		if _, err := f.Write(p); err != nil {
+			return 0, errors.Join(err, f.Close())
+		}
+	}
+	return time.Since(begin), f.Close()
+}
+
+func touch(ram []byte) {
+	for i := 0; i < len(ram); i += 4096 {
+		ram[i] = 1
+	}
+}
+
+// warm has this host find memory for a file of this size before it is written: a host that is a VM itself may have to wait for
+// its own host with each page, seven times as long as the page takes to be written.
+func warm(size uint64) error {
+	ram, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return err
+	}
+	touch(ram)
+	return unix.Munmap(ram)
 }
 
 func ms(d time.Duration) float64 { return float64(d) / 1e6 }

@@ -51,6 +51,9 @@ func qemuSave(qemu, guest string, size uint64, file string) (time.Duration, erro
 	if err := q.execute("qmp_capabilities", nil, nil); err != nil { // migrating stops it, and what is restored runs then
 		return 0, err
 	}
+	if err := warm(size); err != nil {
+		return 0, err
+	}
 	begin := time.Now()
 	// Without a bound QEMU spreads it over minutes.
 	if err := q.execute("migrate-set-parameters", map[string]any{"max-bandwidth": 1 << 40}, nil); err != nil {
