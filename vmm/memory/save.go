@@ -82,8 +82,9 @@ func (m *Memory) touched(f func(Extent) error) error {
 	return f(run)
 }
 
-// maxRun bounds what touched hands out at once, in bytes.
-const maxRun = 16 << 20
+// maxRun bounds what is looked at and written at once, in bytes: what has been looked at is still in the processor's cache when
+// it is written, and the page cache needs no large pieces of free memory, which a host may have to make first.
+const maxRun = 1 << 20
 
 // backedExtents are the pieces of RAM that files are mapped to, which hold
 // something although nobody has touched them.
@@ -116,7 +117,7 @@ func (s *saver) run(e Extent) error {
 		if off += n; off == len(ram) {
 			break
 		}
-		n = leading(ram[off:], false)
+		n = leading(ram[off:min(len(ram), off+maxRun)], false)
 		if _, err := s.f.WriteAt(ram[off:off+n], int64(e.Offset)+int64(off)); err != nil {
 			return err
 		}
