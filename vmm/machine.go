@@ -58,6 +58,7 @@ type Machine struct {
 	wrapNIC func(nic int, backends []Backend) ([]Backend, error)
 	pmems   []*pmem.Device // of the files that are mapped behind RAM
 	pmemEnd uint64         // where the last of them ends, a guest physical address
+	padded  string         // one of them that the guest can write behind the end of, "" if there is none
 	serial  *serial.UART
 
 	serialDropped atomic.Uint64 // bytes of output that Serial.Rate did not allow

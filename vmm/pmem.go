@@ -30,6 +30,13 @@ func (m *Machine) pmem(cfg Pmem) (virtio.Device, error) {
 	if err := reserve(f, lock); err != nil {
 		return nil, err
 	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !cfg.ReadOnly && st.Size()%pmem.Align != 0 {
+		m.padded = f.Name()
+	}
 	shared, err := memory.MapShared(f, cfg.ReadOnly)
 	if err != nil {
 		return nil, err

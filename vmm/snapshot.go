@@ -13,6 +13,7 @@ import (
 
 	"github.com/hullvm/hull/kvm"
 	"github.com/hullvm/hull/virtio"
+	"github.com/hullvm/hull/virtio/pmem"
 	"github.com/hullvm/hull/vmm/memory"
 	"github.com/hullvm/hull/vmm/snapshot"
 )
@@ -48,7 +49,7 @@ type SnapshotOptions struct {
 // when it is complete and takes the place of another one of the name. The
 // machine stays as it is: Resume lets it go on.
 //
-// What is on disks is not in it: whoever restores brings disks as they are now.
+// What is on disks and in files that are persistent memory is not in it: whoever restores brings them as they are now.
 func (m *Machine) Snapshot(dir string, opts SnapshotOptions) (err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -58,8 +59,9 @@ func (m *Machine) Snapshot(dir string, opts SnapshotOptions) (err error) {
 	if opts.Diff && (!m.cfg.TrackDirty || m.latest == snapshot.ID{}) {
 		return errors.New("snapshot: a differential one needs another before it, and a machine that notes what is written to (TrackDirty)")
 	}
-	if len(m.pmems) > 0 {
-		return errors.New("snapshot: the machine has persistent memory, which is not saved yet")
+	if m.padded != "" {
+		return fmt.Errorf("snapshot: what the guest has written to persistent memory behind the end of %s is in no file; "+
+			"make the file a multiple of %d MiB long, or read-only", m.padded, pmem.Align>>20)
 	}
 	out, err := snapshot.Create(dir)
 	if err != nil {

@@ -62,6 +62,7 @@ var suite = virtiotest.Suite{
 func TestSuite(t *testing.T)     { virtiotest.Run(t, suite) }
 func FuzzRing(f *testing.F)      { suite.FuzzRing(f) }
 func FuzzRegisters(f *testing.F) { suite.FuzzRegisters(f) }
+func FuzzState(f *testing.F)     { suite.FuzzState(f) }
 
 func TestConfig(t *testing.T) {
 	d := suite.NewDriver(t)
