@@ -56,7 +56,12 @@ type Options struct {
 	Mount func(cfg proto.RootFS, dir, dev string) (Root, error)
 	// Log takes a line for whoever watches the guest's console.
 	Log func(line string)
+	// Patience is how long a frozen guest whose host is gone waits for another one; 0 stands for DefaultPatience.
+	Patience time.Duration
 }
+
+// DefaultPatience is many times what a host needs to start a VM that goes on from a snapshot.
+const DefaultPatience = 2 * time.Minute
 
 // Root is a mounted root filesystem.
 type Root interface {
@@ -90,8 +95,9 @@ type Agent struct {
 	main    *container // nil before the start request
 	ending  bool       // no more answers are begun
 	ice     ice
-	working int    // requests under way that must not be cut in two by a snapshot
-	bootID  string // what containers read for the kernel's; "" for that
+	working int         // requests under way that must not be cut in two by a snapshot
+	lonely  *time.Timer // ends a frozen guest that nobody calls; nil unless there is no connection
+	bootID  string      // what containers read for the kernel's; "" for that
 }
 
 // container is what the main process lives in. Agent.mu guards its fields while it is started.
@@ -112,6 +118,9 @@ type container struct {
 func New(opts Options) *Agent {
 	if opts.Log == nil {
 		opts.Log = func(string) {}
+	}
+	if opts.Patience == 0 {
+		opts.Patience = DefaultPatience
 	}
 	table := newTable()
 	return &Agent{

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -47,6 +48,10 @@ func (a *Agent) serve(conn Conn) {
 	defer conn.Close()
 	a.mu.Lock()
 	a.conns[c] = struct{}{}
+	if a.lonely != nil {
+		a.lonely.Stop()
+		a.lonely = nil
+	}
 	hello := &proto.Hello{
 		Version: proto.Version, MinVersion: proto.MinVersion,
 		Features: []string{
@@ -69,6 +74,9 @@ func (a *Agent) serve(conn Conn) {
 	frozen := a.ice != thawed
 	orphaned := a.main != nil && a.main.owner == c
 	last := len(a.conns) == 0
+	if frozen && last {
+		a.lonely = time.AfterFunc(a.opts.Patience, a.abandoned)
+	}
 	a.mu.Unlock()
 	switch {
 	case frozen && last:

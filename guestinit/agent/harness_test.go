@@ -163,8 +163,17 @@ func agentMain(dir string) error {
 			}
 			return note(dir, "disk", d)
 		},
-		Log: func(line string) { fmt.Fprintln(os.Stderr, "agent:", line) },
+		Log:      func(line string) { fmt.Fprintln(os.Stderr, "agent:", line) },
+		Patience: testPatience(),
 	}).Run()
+}
+
+// envPatience is Options.Patience of agents under test.
+const envPatience = "HULL_TEST_PATIENCE"
+
+func testPatience() time.Duration {
+	d, _ := time.ParseDuration(os.Getenv(envPatience)) // not set: the default
+	return d
 }
 
 // note adds a line to the file of what the agent has done.

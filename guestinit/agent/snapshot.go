@@ -152,8 +152,24 @@ func (a *Agent) thaw(c *control, t *proto.Thaw) error {
 	a.ice = thawed
 	if a.main != nil {
 		a.main.owner = c
+		if _, ok := a.conns[c]; !ok {
+			a.finish() // the owner has gone meanwhile
+		}
 	}
 	return nil
+}
+
+// abandoned ends a guest that is frozen still and has nobody to let it go on: one that was restored by somebody who does not know
+// what is in it, or whose host was killed.
+func (a *Agent) abandoned() {
+	a.mu.Lock()
+	wanted := a.ice == thawed || len(a.conns) > 0
+	a.mu.Unlock()
+	if wanted {
+		return
+	}
+	a.opts.Log(fmt.Sprintf("this guest goes on from a snapshot, and no host has called it for %v to say who it is: it powers off", a.opts.Patience))
+	a.finish()
 }
 
 func (a *Agent) thawGroup() error {

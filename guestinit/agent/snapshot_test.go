@@ -266,6 +266,43 @@ func TestThawedTemplate(t *testing.T) {
 	}
 }
 
+// A frozen guest whose host is gone, and that nobody else calls, ends: with a container and without.
+func TestAbandoned(t *testing.T) {
+	for name, contained := range map[string]bool{"container": true, "template": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(envPatience, "100ms")
+			g := newGuest(t, nil)
+			if contained {
+				g.start(testSpec("sleep", "100"), nil)
+			}
+			g.freeze()
+			os.Remove(filepath.Join(g.dir, fmt.Sprint("host-", proto.PortControl)))
+			g.client.Close()
+			select {
+			case <-g.ended:
+			case <-time.After(patience):
+				t.Fatal("it still waits")
+			}
+			if g.err != nil {
+				t.Error(g.err)
+			}
+		})
+	}
+}
+
+// A frozen guest waits for as long as it has a host.
+func TestFrozenWithAHost(t *testing.T) {
+	t.Setenv(envPatience, "1ms")
+	g := newGuest(t, nil)
+	g.freeze()
+	select {
+	case <-g.ended:
+		t.Fatal("it has ended")
+	case <-time.After(100 * time.Millisecond):
+	}
+	g.thaw(proto.Thaw{})
+}
+
 // While a container is frozen nothing of it runs, and whoever has it frozen may go away; afterwards it is as before.
 func TestFrozen(t *testing.T) {
 	g := newGuest(t, nil)

@@ -149,14 +149,15 @@ func benchSize(o options, guest string, size uint64) error {
 	return errors.Join(os.RemoveAll(dir), os.RemoveAll(file))
 }
 
-// interleave measures all rows once in each round, and once before the first, which warms up. before is called before each
-// measurement.
+// interleave measures all rows once in each round, and once before the first, which warms up. Each round begins with another one:
+// what a monitor finds depends on which was there before it. before is called before each measurement.
 func interleave(rows []*row, rounds int, before func() error) error {
 	for round := range rounds + 1 {
-		for _, r := range rows {
+		for i := range rows {
 			if err := before(); err != nil {
 				return err
 			}
+			r := rows[(round+i)%len(rows)]
 			d, err := r.start()
 			if err != nil {
 				return fmt.Errorf("%s: %w", r.name, err)
