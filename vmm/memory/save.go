@@ -83,8 +83,9 @@ func (m *Memory) touched(f func(Extent) error) error {
 }
 
 // maxRun bounds what is looked at and written at once, in bytes: what has been looked at is still in the processor's cache when
-// it is written, and the page cache needs no large pieces of free memory, which a host may have to make first.
-const maxRun = 1 << 20
+// it is written, and file systems whose cache has pieces as large as what is written need no large free ones, which a host that is
+// a VM itself may have given away (docs/performance.md).
+const maxRun = 256 << 10
 
 // backedExtents are the pieces of RAM that files are mapped to, which hold
 // something although nobody has touched them.

@@ -171,7 +171,8 @@ func interleave(rows []*row, rounds int, before func() error) error {
 	return nil
 }
 
-// write is what remains of saving without a monitor: one thread that writes as many bytes to a new file, a megabyte at a time.
+// write is what remains of saving without a monitor: one thread that writes as many bytes to a new file, 256 KiB at a
+// time as hull does.
 func write(path string, size uint64) (_ time.Duration, err error) {
 	ram, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
@@ -188,7 +189,7 @@ func write(path string, size uint64) (_ time.Duration, err error) {
 		return 0, err
 	}
 	defer os.Remove(path)
-	for p := range slices.Chunk(ram, 1<<20) {
+	for p := range slices.Chunk(ram, 256<<10) {
 		if _, err := f.Write(p); err != nil {
 			return 0, errors.Join(err, f.Close())
 		}
