@@ -48,11 +48,13 @@ var ErrNoCheckpoint = errors.New("no such checkpoint")
 
 // savable tells why a container cannot be saved: what it has outside of its VM would not be what it was.
 func (c *Config) savable() error {
-	switch {
-	case len(c.Mounts) > 0:
+	if len(c.Mounts) > 0 {
 		return errors.New("it has volumes or directories of this host, which are not part of a checkpoint")
-	case len(c.Disks) > 0:
-		return errors.New("it has disks of its own (--disk), which are not part of a checkpoint")
+	}
+	for i := range c.Disks {
+		if err := c.Disks[i].checkSavable(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -133,6 +135,9 @@ func (r *run) saveTo(ctx context.Context, record *Record, out *snapshot.Dir, sto
 		if err := cloneFile(filepath.Join(dir, checkpointDisk), path); err != nil {
 			return fmt.Errorf("copying what it has written: %w", err)
 		}
+	}
+	if err := r.saveDisks(dir, vm, record.Config.Disks); err != nil {
+		return err
 	}
 	c := checkpoint{Version: checkpointVersion, Created: time.Now(), Container: *record, Frozen: *frozen}
 	if r.network != nil {
@@ -354,10 +359,15 @@ func (c *Container) UseCheckpoint(dir, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := readCheckpoint(path); err != nil {
+	saved, err := readCheckpoint(path)
+	if err != nil {
 		return err
 	}
-	return c.save(func(s *State) { s.Checkpoint = path })
+	disks, err := c.takeDisks(saved)
+	if err != nil {
+		return err
+	}
+	return c.update(func(r *Record) { r.Config.Disks, r.State.Checkpoint = disks, path })
 }
 
 // Snapshot saves a running container to a directory of the user's, and lets it go on.
@@ -390,13 +400,17 @@ func (e *Engine) Restore(ctx context.Context, dir, name string) (*Container, err
 func (e *Engine) createFrom(ctx context.Context, saved *checkpoint, name string) (*Container, error) {
 	config := saved.Container.Config
 	config.Image = saved.Container.ImageID // whatever has become of the name
+	config.Disks = nil                     // it has its own, once there is a directory for them
 	c, err := e.Create(ctx, name, config)
 	if err != nil {
 		return nil, err
 	}
-	err = c.update(func(r *Record) {
-		r.Config.Image, r.State.Checkpoint = saved.Container.Config.Image, saved.dir
-	})
+	disks, err := c.takeDisks(saved)
+	if err == nil {
+		err = c.update(func(r *Record) {
+			r.Config.Image, r.Config.Disks, r.State.Checkpoint = saved.Container.Config.Image, disks, saved.dir
+		})
+	}
 	if err != nil {
 		return nil, errors.Join(err, c.Leave())
 	}

@@ -74,14 +74,25 @@ func TestCheckpointsThatCannotBeRead(t *testing.T) {
 }
 
 func TestWhatCannotBeSaved(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("disk"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for what, c := range map[string]Config{
-		"volumes": {Mounts: []Mount{{}}}, "--disk": {Disks: []Disk{{Path: "/disk"}}},
+		"volumes":     {Mounts: []Mount{{}}},
+		"cow":         {Disks: []Disk{{Path: file, Overlay: true}}},
+		"is a device": {Disks: []Disk{{Path: file}, {Path: os.DevNull}}},
+		"no such":     {Disks: []Disk{{Path: file + "2"}}},
 	} {
 		if err := c.savable(); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if err := (&Config{}).savable(); err != nil {
-		t.Error(err)
+	for what, c := range map[string]Config{
+		"nothing": {}, "a file": {Disks: []Disk{{Path: file}}}, "a read-only device": {Disks: []Disk{{Path: os.DevNull, ReadOnly: true}}},
+	} {
+		if err := c.savable(); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }

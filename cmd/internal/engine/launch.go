@@ -156,12 +156,14 @@ func (r *run) vmConfig(files *bundle.Files, table *fileTable) (vmm.Config, error
 		r.scratch = table.add(f)
 		config.Disks = append(config.Disks, vmm.Disk{ID: scratchID, File: &r.scratch})
 	}
+	r.ownDisks = nil
 	for i := range c.Disks {
 		disk, err := c.Disks[i].open(i, &r.engine.store, table)
 		if err != nil {
 			return vmm.Config{}, err
 		}
 		config.Disks = append(config.Disks, disk)
+		r.ownDisks = append(r.ownDisks, *disk.File)
 		r.guestDisks = append(r.guestDisks, diskName(len(config.Disks)-1))
 	}
 	return config, config.Validate()

@@ -85,6 +85,7 @@ type run struct {
 	volumes     []proto.Volume    // what the VM has on disks of their own
 	shares      []proto.Share     // what the VM shares with this host
 	guestDisks  []string          // names of the disks of --disk in the guest
+	ownDisks    []vmm.File        // these disks, as the VM process has them
 	exited      bool              // the workload has, and Exit is known
 	listener    *net.UnixListener // for the agent
 	clockOffset int64             // host's CLOCK_MONOTONIC less guest's CLOCK_BOOTTIME, ns; see hostTime
