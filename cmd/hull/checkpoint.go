@@ -29,7 +29,9 @@ func newCheckpointCreate(a *app) *cobra.Command {
 		Use:   "create [OPTIONS] CONTAINER CHECKPOINT",
 		Short: "Save a running container, which ends then",
 		Long: `Save all of a running container, its memory and what it has written, under a name.
-It ends then, unless --leave-running is given. hull start --checkpoint lets it go on.`,
+It ends then, unless --leave-running is given. hull start --checkpoint lets it go on.
+Files that it has as disks (--disk) are copied, unless they are read-only. From then on a container that goes
+on has copies of these, and the files stay as they are. Containers with volumes or directories are not saved.`,
 		Example: `  hull checkpoint create --leave-running web before
   hull checkpoint create web night`,
 		Args:              exactArgs(2),
@@ -162,7 +164,8 @@ func newFork(a *app) *cobra.Command {
 		Use:   "fork [OPTIONS] CONTAINER",
 		Short: "Make running copies of a running container",
 		Long: `Make copies of a running container that go on where it is, while it goes on itself. They have their memory from
-the same file, copy-on-write; each is a machine of its own, with another identity and address. It prints their IDs.`,
+the same file, copy-on-write; each is a machine of its own, with another identity and address, and with copies of the
+files that the first has as disks (--disk), unless they are read-only. It prints their IDs.`,
 		Example: `  hull fork web
   hull fork -n 3 --name worker web`,
 		Args:              exactArgs(1),
