@@ -53,7 +53,7 @@ const (
 	CommandResize       = "resize"        // the virtio console's terminal has now Rows and Cols
 	CommandBalloon      = "balloon"       // ask the guest for Bytes of its memory
 	CommandBalloonStats = "balloon-stats" // answered with Event.Balloon, without keeping other commands waiting
-	CommandSnapshot     = "snapshot"      // write a paused machine to the directory Dir
+	CommandSnapshot     = "snapshot"      // write a paused machine to two files, whose descriptors come with the command: state and memory
 )
 
 // Command is what may be written to a VM process on its control stream, a
@@ -64,7 +64,6 @@ type Command struct {
 	Rows    uint16 `json:"rows,omitempty"`
 	Cols    uint16 `json:"cols,omitempty"`
 	Bytes   uint64 `json:"bytes,omitempty"`
-	Dir     string `json:"dir,omitempty"`
 	Sync    bool   `json:"sync,omitempty"` // a snapshot is to be on stable storage before it is answered
 	Diff    bool   `json:"diff,omitempty"` // a snapshot of what has changed since the last
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -50,9 +49,55 @@ type SnapshotOptions struct {
 // machine stays as it is: Resume lets it go on.
 //
 // What is on disks and in files that are persistent memory is not in it: whoever restores brings them as they are now.
-func (m *Machine) Snapshot(dir string, opts SnapshotOptions) (err error) {
+func (m *Machine) Snapshot(dir string, opts SnapshotOptions) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := m.canSave(opts); err != nil {
+		return err
+	}
+	out, err := snapshot.Create(dir)
+	if err != nil {
+		return err
+	}
+	state, memory, err := out.Files()
+	if err != nil {
+		return errors.Join(fmt.Errorf("snapshot %s: %w", dir, err), out.Abort())
+	}
+	id, err := m.save(state, memory, opts)
+	if err = errors.Join(err, state.Close(), memory.Close()); err != nil {
+		return errors.Join(fmt.Errorf("snapshot %s: %w", dir, err), out.Abort())
+	}
+	if err := out.Commit(); err != nil {
+		return err
+	}
+	m.savedAs(id)
+	return nil
+}
+
+// SnapshotTo is Snapshot for a process that cannot make files: it writes to two that are new and empty.
+func (m *Machine) SnapshotTo(state, memory *os.File, opts SnapshotOptions) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.canSave(opts); err != nil {
+		return err
+	}
+	id, err := m.save(state, memory, opts)
+	if err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	m.savedAs(id)
+	return nil
+}
+
+// PrepareSnapshots opens what SnapshotTo needs of this host besides the two files, for processes that will not be able to.
+func (m *Machine) PrepareSnapshots() error {
+	if err := m.mem.PrepareSave(); err != nil {
+		return fmt.Errorf("preparing snapshots: %w", err)
+	}
+	return nil
+}
+
+func (m *Machine) canSave(opts SnapshotOptions) error {
 	if m.state != statePaused || m.hasEnded() {
 		return fmt.Errorf("snapshot: %w: it must be paused", ErrState)
 	}
@@ -63,28 +108,30 @@ func (m *Machine) Snapshot(dir string, opts SnapshotOptions) (err error) {
 		return fmt.Errorf("snapshot: what the guest has written to persistent memory behind the end of %s is in no file; "+
 			"make the file a multiple of %d MiB long, or read-only", m.padded, pmem.Align>>20)
 	}
-	out, err := snapshot.Create(dir)
-	if err != nil {
-		return err
-	}
+	return nil
+}
+
+// save writes both files of a snapshot, whose ID it returns.
+func (m *Machine) save(state, memory *os.File, opts SnapshotOptions) (snapshot.ID, error) {
 	base := snapshot.ID{}
 	if opts.Diff {
 		base = m.latest
 	}
 	s, err := m.saveState(base)
 	if err == nil {
-		err = m.writeSnapshot(out.Path(), s, opts)
+		err = m.writeSnapshot(state, memory, s, opts)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("snapshot %s: %w", dir, err), out.Abort())
+		return snapshot.ID{}, err
 	}
-	if err := out.Commit(); err != nil {
-		return err
-	}
+	return s.ID, nil
+}
+
+// savedAs notes that a snapshot is complete, so that the next one can be of what has changed since.
+func (m *Machine) savedAs(id snapshot.ID) {
 	if m.cfg.TrackDirty {
-		m.latest = s.ID
+		m.latest = id
 	}
-	return nil
 }
 
 // takeDirty returns the memory that was written to since the last call, by the guest or by devices.
@@ -155,24 +202,24 @@ func (m *Machine) saveState(base snapshot.ID) (*snapshot.State, error) {
 
 // writeSnapshot writes both files. The state comes last, since it knows where
 // the memory's bytes are.
-func (m *Machine) writeSnapshot(dir string, s *snapshot.State, opts SnapshotOptions) error {
-	err := writeFile(filepath.Join(dir, snapshot.MemoryFile), opts, func(f *os.File) error {
-		extents, err := m.saveMemory(f, opts.Diff)
-		if err != nil {
-			return err
-		}
-		for _, e := range extents {
-			s.Memory.Extents = append(s.Memory.Extents, snapshot.Extent(e))
-		}
-		_, err = f.WriteAt(snapshot.Trailer(s.ID), int64(s.Memory.Size))
-		return err
-	})
+func (m *Machine) writeSnapshot(state, memory *os.File, s *snapshot.State, opts SnapshotOptions) error {
+	extents, err := m.saveMemory(memory, opts.Diff)
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, snapshot.StateFile), opts, func(f *os.File) error {
-		return snapshot.Write(f, s)
-	})
+	for _, e := range extents {
+		s.Memory.Extents = append(s.Memory.Extents, snapshot.Extent(e))
+	}
+	if _, err := memory.WriteAt(snapshot.Trailer(s.ID), int64(s.Memory.Size)); err != nil {
+		return err
+	}
+	if err := snapshot.Write(state, s); err != nil {
+		return err
+	}
+	if !opts.Sync {
+		return nil
+	}
+	return errors.Join(memory.Sync(), state.Sync())
 }
 
 // saveMemory writes RAM, or what of it was written to since the last snapshot.
@@ -188,19 +235,6 @@ func (m *Machine) saveMemory(f *os.File, diff bool) (extents []memory.Extent, er
 		return extents, m.mem.SaveExtents(f, extents)
 	}
 	return m.mem.Save(f)
-}
-
-// writeFile makes a file that only its owner reads: it holds a guest's secrets.
-func writeFile(path string, opts SnapshotOptions, write func(*os.File) error) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	if err == nil && opts.Sync {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
 }
 
 // openSnapshot reads the state that the configuration names, and maps its

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/vmm"
+	"github.com/hullvm/hull/vmm/jail"
 )
 
 const (
@@ -68,11 +69,22 @@ func runConfigured(configFD int, c *control) (vmm.Result, error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 
+	confinement, err := jail.ForVM(&cfg, os.Getenv(jail.Env))
+	if err != nil {
+		return vmm.Result{}, err
+	}
+	orphan := jail.NewRemoval(cfg.OrphanRemove)
 	m, err := vmm.New(cfg, vmm.WithEvents(c.send))
 	if err != nil {
 		return vmm.Result{}, err
 	}
-	if err := m.Start(); err != nil {
+	if err = m.PrepareSnapshots(); err == nil {
+		err = confinement.Enter()
+	}
+	if err == nil {
+		err = m.Start()
+	}
+	if err != nil {
 		m.Close()
 		return vmm.Result{}, err
 	}
@@ -84,7 +96,7 @@ func runConfigured(configFD int, c *control) (vmm.Result, error) {
 			m.Stop(fmt.Sprintf("the VM process got signal %q", s))
 		case <-orphaned:
 			m.Stop("whoever started the VM is gone")
-			removeAll(cfg.OrphanRemove)
+			_ = orphan.Remove() // the next hull command finds what is left
 			orphaned = nil
 		case <-m.Done():
 			// The kernel gives back memory, KVM and files when the process
@@ -114,27 +126,28 @@ func readConfig(fd int, cfg *vmm.Config) error {
 // serve takes commands until the stream ends.
 func (c *control) serve(m *vmm.Machine, orphaned chan<- struct{}) {
 	defer close(orphaned)
-	dec := json.NewDecoder(c.f)
+	in := &commands{f: c.f}
+	dec := json.NewDecoder(in)
 	for {
 		var cmd vmm.Command
 		if err := dec.Decode(&cmd); err != nil {
 			return
 		}
 		if cmd.Command == vmm.CommandBalloonStats { // it waits for the guest
-			go c.answer(m, cmd)
+			go c.answer(m, cmd, nil)
 			continue
 		}
-		c.answer(m, cmd)
+		c.answer(m, cmd, in)
 	}
 }
 
 // answer does what a command says and reports how it went.
-func (c *control) answer(m *vmm.Machine, cmd vmm.Command) {
+func (c *control) answer(m *vmm.Machine, cmd vmm.Command, in *commands) {
 	if cmd.Command == vmm.CommandStop { // answered first: the end of the VM is that of this process
 		defer m.Stop("asked by the host")
 	}
 	e := vmm.Event{Event: "ok", Name: cmd.Command}
-	if err := do(m, cmd, &e); err != nil {
+	if err := do(m, cmd, in, &e); err != nil {
 		e.Event, e.Message = "error", err.Error()
 	}
 	e.Time = vmm.Monotonic()
@@ -144,7 +157,7 @@ func (c *control) answer(m *vmm.Machine, cmd vmm.Command) {
 // statsPatience is how long a guest may take to report on its memory.
 const statsPatience = time.Second
 
-func do(m *vmm.Machine, cmd vmm.Command, e *vmm.Event) error {
+func do(m *vmm.Machine, cmd vmm.Command, in *commands, e *vmm.Event) error {
 	switch cmd.Command {
 	case vmm.CommandPause:
 		return m.Pause()
@@ -157,7 +170,12 @@ func do(m *vmm.Machine, cmd vmm.Command, e *vmm.Event) error {
 	case vmm.CommandBalloon:
 		return m.SetBalloon(cmd.Bytes)
 	case vmm.CommandSnapshot:
-		return m.Snapshot(cmd.Dir, vmm.SnapshotOptions{Sync: cmd.Sync, Diff: cmd.Diff})
+		files, err := in.take(2)
+		if err != nil {
+			return err
+		}
+		err = m.SnapshotTo(files[0], files[1], vmm.SnapshotOptions{Sync: cmd.Sync, Diff: cmd.Diff})
+		return errors.Join(err, files[0].Close(), files[1].Close())
 	case vmm.CommandBalloonStats:
 		ctx, cancel := context.WithTimeout(context.Background(), statsPatience)
 		defer cancel()
@@ -168,12 +186,4 @@ func do(m *vmm.Machine, cmd vmm.Command, e *vmm.Event) error {
 		return err
 	}
 	return fmt.Errorf("command %q: %w", cmd.Command, errors.ErrUnsupported)
-}
-
-// removeAll removes what the engine would have removed. It does its best: the
-// next hull command finds what is left.
-func removeAll(paths []string) {
-	for _, p := range paths {
-		_ = os.RemoveAll(p)
-	}
 }

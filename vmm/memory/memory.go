@@ -19,6 +19,7 @@ package memory
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -100,6 +101,7 @@ type Memory struct {
 	closeMu sync.Mutex            // held by Close and by calls that change mappings
 	mapping []byte                // all of the mapping, guarded by closeMu
 	backed  []Extent              // the pieces that files are mapped to, guarded by closeMu
+	pagemap *os.File              // of this process, nil unless PrepareSave was called
 }
 
 // New makes size bytes of RAM, all zero. The size must be a multiple of
@@ -185,6 +187,7 @@ func (m *Memory) Close() error {
 	if m.closed.Swap(true) {
 		return nil
 	}
+	m.pagemap.Close() // which does nothing on nil but say so
 	mapping := m.mapping
 	m.mapping = nil
 	if err := unmap(mapping); err != nil {

@@ -37,14 +37,26 @@ func (m *Memory) Save(f *os.File) ([]Extent, error) {
 	return coalesce(w.extents), nil
 }
 
+// pagemapPath says of each page of this process where it is.
+const pagemapPath = "/proc/self/pagemap"
+
+// PrepareSave opens what Save reads besides RAM, so that a process which can open nothing any more can save its RAM.
+func (m *Memory) PrepareSave() (err error) {
+	m.pagemap, err = os.Open(pagemapPath)
+	return err
+}
+
 // touched calls f, in rising order, for each run of pages that may hold
 // anything but zero.
 func (m *Memory) touched(f func(Extent) error) error {
-	pagemap, err := os.Open("/proc/self/pagemap")
-	if err != nil {
-		return err
+	pagemap := m.pagemap
+	if pagemap == nil {
+		var err error
+		if pagemap, err = os.Open(pagemapPath); err != nil {
+			return err
+		}
+		defer pagemap.Close()
 	}
-	defer pagemap.Close()
 	const batch = 1 << 15 // entries read at once: 128 MiB of RAM
 	entries := make([]byte, 8*batch)
 	backed := m.backedExtents()
@@ -53,7 +65,7 @@ func (m *Memory) touched(f func(Extent) error) error {
 	for page := uint64(0); page < m.size/PageSize; page += batch {
 		n := min(batch, m.size/PageSize-page)
 		if _, err := pagemap.ReadAt(entries[:8*n], first+int64(8*page)); err != nil {
-			return fmt.Errorf("reading /proc/self/pagemap: %w", err)
+			return fmt.Errorf("reading %s: %w", pagemapPath, err)
 		}
 		for i := range n {
 			off := (page + i) * PageSize

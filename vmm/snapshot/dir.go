@@ -70,6 +70,21 @@ func sweep(parent, name string) {
 // Path is where the directory's files are to be written.
 func (d *Dir) Path() string { return d.temp }
 
+// Files makes both of a snapshot's files in the directory, which only their owner reads: they hold a guest's secrets.
+func (d *Dir) Files() (state, memory *os.File, err error) {
+	create := func(name string) (*os.File, error) {
+		return os.OpenFile(filepath.Join(d.temp, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	}
+	if state, err = create(StateFile); err != nil {
+		return nil, nil, err
+	}
+	if memory, err = create(MemoryFile); err != nil {
+		state.Close()
+		return nil, nil, err
+	}
+	return state, memory, nil
+}
+
 // Commit gives the directory its name. Another one that had it is removed.
 func (d *Dir) Commit() error {
 	defer d.lock.Close()

@@ -127,7 +127,7 @@ func (r *run) saveTo(ctx context.Context, record *Record, out *snapshot.Dir, sto
 			err = errors.Join(err, resumeErr)
 		}
 	}()
-	if _, err := vm.ask(ctx, vmm.Command{Command: vmm.CommandSnapshot, Dir: filepath.Join(dir, checkpointVM)}); err != nil {
+	if err := vm.snapshot(ctx, filepath.Join(dir, checkpointVM)); err != nil {
 		return err
 	}
 	if r.scratch.FD != 0 { // the VM process has it open, also when it has no name

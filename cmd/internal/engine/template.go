@@ -260,8 +260,7 @@ func (e *Engine) bootTemplate(ctx context.Context, files *bundle.Files, s Shape)
 	if _, err := vm.ask(ctx, vmm.Command{Command: vmm.CommandPause}); err != nil {
 		return err
 	}
-	_, err = vm.ask(ctx, vmm.Command{Command: vmm.CommandSnapshot, Dir: e.templateDir(s)})
-	return err
+	return vm.snapshot(ctx, e.templateDir(s))
 }
 
 // config describes a VM that is booted to be a template: with disks, cards and shares in the places of those that a container

@@ -20,6 +20,8 @@ import (
 
 	"github.com/hullvm/hull/cmd/internal/engine/cgroup"
 	"github.com/hullvm/hull/vmm"
+	"github.com/hullvm/hull/vmm/jail"
+	"github.com/hullvm/hull/vmm/snapshot"
 )
 
 // vmSpec says how to start the process of one VM.
@@ -126,6 +128,9 @@ func startVM(spec vmSpec) (_ *vmProcess, err error) {
 	command := func() *exec.Cmd {
 		cmd := exec.Command(spec.program, spec.name)
 		cmd.Env = []string{"PATH=/usr/bin:/bin"}
+		if mode, ok := os.LookupEnv(jail.Env); ok {
+			cmd.Env = append(cmd.Env, jail.Env+"="+mode)
+		}
 		cmd.Stderr = p.stderr
 		cmd.ExtraFiles = append([]*os.File{configFile, theirs}, spec.files.files...)
 		// A session of its own: the terminal's signals are for the workload, and
@@ -240,22 +245,17 @@ func (p *vmProcess) kill() {
 
 // command writes a command. There is nobody to tell of a failure: the process
 // has then ended, which done says.
-func (p *vmProcess) command(c vmm.Command) {
-	line, err := json.Marshal(c)
-	if err == nil {
-		_, _ = p.control.Write(append(line, '\n'))
-	}
-}
+func (p *vmProcess) command(c vmm.Command, files ...*os.File) { _ = c.Send(p.control, files...) }
 
-// ask writes a command and waits until it has been carried out.
-func (p *vmProcess) ask(ctx context.Context, c vmm.Command) (vmm.Event, error) {
+// ask writes a command, with the files that it is about, and waits until it has been carried out.
+func (p *vmProcess) ask(ctx context.Context, c vmm.Command, files ...*os.File) (vmm.Event, error) {
 	p.asking.Lock()
 	defer p.asking.Unlock()
 	reply := make(chan vmm.Event, 1)
 	p.mu.Lock()
 	p.asked, p.reply = c.Command, reply
 	p.mu.Unlock()
-	p.command(c)
+	p.command(c, files...)
 	select {
 	case event := <-reply:
 		if event.Event == "error" {
@@ -267,6 +267,24 @@ func (p *vmProcess) ask(ctx context.Context, c vmm.Command) (vmm.Event, error) {
 	case <-ctx.Done():
 		return vmm.Event{}, fmt.Errorf("the VM process: %s: %w", c.Command, ctx.Err())
 	}
+}
+
+// snapshot has the process save its VM, which is paused, to the directory dir, as vmm.Machine's Snapshot does. The process
+// cannot make files itself.
+func (p *vmProcess) snapshot(ctx context.Context, dir string) error {
+	out, err := snapshot.Create(dir)
+	if err != nil {
+		return err
+	}
+	state, memory, err := out.Files()
+	if err != nil {
+		return errors.Join(fmt.Errorf("snapshot %s: %w", dir, err), out.Abort())
+	}
+	_, err = p.ask(ctx, vmm.Command{Command: vmm.CommandSnapshot}, state, memory)
+	if err = errors.Join(err, state.Close(), memory.Close()); err != nil {
+		return errors.Join(fmt.Errorf("snapshot %s: %w", dir, err), out.Abort())
+	}
+	return out.Commit()
 }
 
 // lastEvent is what the process reported last.
@@ -287,6 +305,9 @@ func (p *vmProcess) result() vmEnd {
 	}
 	if status, ok := p.state.Sys().(syscall.WaitStatus); ok {
 		end.wait = status
+		if status.Signaled() && status.Signal() == unix.SIGSYS {
+			end.denied = jail.Denied(p.process.Pid)
+		}
 	}
 	return end
 }
@@ -296,7 +317,8 @@ type vmEnd struct {
 	event  vmm.Event // the exit or error event; zero if it could not send one
 	wait   syscall.WaitStatus
 	stderr string
-	oom    bool // this host's kernel killed it for its memory
+	oom    bool   // this host's kernel killed it for its memory
+	denied string // the system call that it was killed for, in words
 }
 
 // VMError tells that a VM ended otherwise than it should have.
@@ -337,6 +359,8 @@ func (e vmEnd) err() *VMError {
 	switch {
 	case e.wait.Signaled() && e.oom:
 		what = "its process took more of this host's memory than its cgroup allows, and was killed"
+	case e.wait.Signaled() && e.wait.Signal() == unix.SIGSYS:
+		what = "its process was killed by its seccomp filter: " + e.denied
 	case e.wait.Signaled():
 		what = fmt.Sprintf("killed by signal %d (%s)", int(e.wait.Signal()), unix.SignalName(e.wait.Signal()))
 	default:

@@ -19,6 +19,7 @@ import (
 
 	"github.com/hullvm/hull/kvm"
 	"github.com/hullvm/hull/vmm"
+	"github.com/hullvm/hull/vmm/snapshot"
 )
 
 // machine is a VM process of hull's with its serial port on pipes.
@@ -110,8 +111,8 @@ func (m *machine) answer() (time.Duration, error) {
 }
 
 // command has the VM process do something.
-func (m *machine) command(c vmm.Command) error {
-	if err := json.NewEncoder(m.control).Encode(c); err != nil {
+func (m *machine) command(c vmm.Command, files ...*os.File) error {
+	if err := c.Send(m.control, files...); err != nil {
 		return err
 	}
 	for s := bufio.NewScanner(m.control); s.Scan(); {
@@ -165,7 +166,19 @@ func save(o options, guest string, size uint64, dir string) (time.Duration, erro
 		return 0, err
 	}
 	begin := time.Now()
-	err = m.command(vmm.Command{Command: vmm.CommandSnapshot, Dir: dir})
+	out, err := snapshot.Create(dir)
+	if err != nil {
+		return 0, err
+	}
+	state, memory, err := out.Files()
+	if err != nil {
+		return 0, errors.Join(err, out.Abort())
+	}
+	err = m.command(vmm.Command{Command: vmm.CommandSnapshot}, state, memory)
+	if err = errors.Join(err, state.Close(), memory.Close()); err != nil {
+		return 0, errors.Join(err, out.Abort())
+	}
+	err = out.Commit()
 	return time.Since(begin), err
 }
 
