@@ -227,6 +227,48 @@ func TestCommands(t *testing.T) {
 	p.until(t, "exit", "")
 }
 
+// TestSnapshotsAndRestores: a process that can make no files is given them.
+func TestSnapshotsAndRestores(t *testing.T) {
+	needKVM(t)
+	dir := t.TempDir()
+	create := func(name string) *os.File {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	p := launch(t, config(t, testguest.Spin, nil))
+	p.until(t, "stage", vmm.StageRun)
+	send := func(p *process, command string, files ...*os.File) {
+		t.Helper()
+		if err := (vmm.Command{Command: command}).Send(p.control.(*net.UnixConn), files...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(p, vmm.CommandSnapshot)
+	if e := p.until(t, "error", vmm.CommandSnapshot); !strings.Contains(e.Message, "2 files") {
+		t.Errorf("a snapshot without files: %+v", e)
+	}
+	state, memory := create("state"), create("memory")
+	send(p, vmm.CommandSnapshot, state, memory)
+	p.until(t, "error", vmm.CommandSnapshot) // it runs
+	send(p, vmm.CommandPause)
+	p.until(t, "ok", vmm.CommandPause)
+	send(p, vmm.CommandSnapshot, state, memory)
+	p.until(t, "ok", vmm.CommandSnapshot)
+	send(p, vmm.CommandResume)
+	p.until(t, "ok", vmm.CommandResume)
+
+	p = launch(t, config(t, testguest.Spin, func(c *vmm.Config) {
+		c.Kernel, c.Restore = vmm.File{}, &vmm.Snapshot{State: vmm.File{Path: state.Name()}, Memory: vmm.File{Path: memory.Name()}}
+	}))
+	p.until(t, "stage", vmm.StageRun)
+	send(p, vmm.CommandStop)
+	p.until(t, "exit", "")
+}
+
 // TestTerminalAndBalloonCommands: a guest without drivers is told of a size and of a target, and reports nothing.
 func TestTerminalAndBalloonCommands(t *testing.T) {
 	needKVM(t)

@@ -22,7 +22,7 @@ import (
 
 // examine makes all checks, in the order in which one would mend things.
 func examine(a *app) []finding {
-	found := []finding{checkCPU(), checkKVM(), checkMemory()}
+	found := append([]finding{checkCPU(), checkKVM(), checkMemory()}, checkProtections()...)
 	e, err := a.engine()
 	if err != nil {
 		return append(found, finding{verdictFail, "directories", err.Error(), "set HOME"})

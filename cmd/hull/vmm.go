@@ -6,18 +6,20 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/hullvm/hull/vmm"
 	"github.com/hullvm/hull/vmm/api"
+	"github.com/hullvm/hull/vmm/jail"
 )
 
 // vmmFlags are the flags of `hull vmm` as they were given.
 type vmmFlags struct {
 	socket, config, id, metadata string
-	noAPI                        bool
+	noAPI, noSeccomp             bool
 	maxBody, maxMetadata         int
 	options                      api.LogOptions
 	metrics                      string
@@ -62,8 +64,7 @@ go on with it, and 1 or %d when hull itself failed.`,
 	f.BoolVar(&flags.options.ShowLevel, "show-level", false, "Show the level in the log")
 	f.BoolVar(&flags.options.ShowOrigin, "show-log-origin", false, "Show where a line of the log is from")
 	f.StringVar(&flags.metrics, "metrics-path", "", "Write metrics to this `file` or named pipe")
-	f.Bool("no-seccomp", false, "")
-	_ = f.MarkHidden("no-seccomp") // clients give it; the flag exists
+	f.BoolVar(&flags.noSeccomp, "no-seccomp", false, "Do without the filter of system calls: for debugging")
 	return cmd
 }
 
@@ -79,7 +80,17 @@ func serveVM(a *app, cmd *cobra.Command, flags *vmmFlags) (err error) {
 		return err
 	}
 	defer restore()
-	s := api.New(api.Config{ID: flags.id, MaxBody: flags.maxBody, MaxMetadata: flags.maxMetadata, Stdin: a.stdin, Stdout: a.stdout})
+	confinement, err := jail.ForServer(os.Getenv(jail.Env))
+	if err != nil {
+		return err
+	}
+	if flags.noSeccomp {
+		confinement.WithoutSeccomp()
+	}
+	s := api.New(api.Config{
+		ID: flags.id, MaxBody: flags.maxBody, MaxMetadata: flags.maxMetadata, Stdin: a.stdin, Stdout: a.stdout,
+		Confine: sync.OnceValue(confinement.Enter), // for one more machine, if the first did not start
+	})
 	defer func() { err = errors.Join(err, s.Close()) }()
 	if err := s.Log(flags.options); err != nil {
 		return err

@@ -54,6 +54,9 @@ type Config struct {
 	// Change, if not nil, has the last word on the machine's configuration, and Options are passed to vmm.New.
 	Change  func(*vmm.Config)
 	Options []vmm.Option
+	// Confine, if not nil, is called when a machine is made and has not run yet: from then on this process needs no more than
+	// a running machine does, and files that clients name.
+	Confine func() error
 }
 
 // Server is an API and its machine. Its methods may be called from any goroutine.

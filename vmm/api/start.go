@@ -86,6 +86,11 @@ func (s *Server) make(from *restore) (*vmm.Machine, error) {
 		lent.takeBack()
 		return nil, errors.Join(err, s.closeServices())
 	}
+	if s.cfg.Confine != nil {
+		if err := s.cfg.Confine(); err != nil {
+			return nil, errors.Join(err, m.Close(), s.closeServices())
+		}
+	}
 	return m, nil
 }
 

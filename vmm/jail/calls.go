@@ -94,6 +94,7 @@ func serverCalls() []call {
 	return allow(
 		unix.SYS_OPEN, unix.SYS_STAT, unix.SYS_LSTAT, unix.SYS_ACCESS, unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2, unix.SYS_READLINK, unix.SYS_GETCWD,
 		unix.SYS_MKDIR, unix.SYS_RENAME, unix.SYS_UNLINK, unix.SYS_RMDIR, unix.SYS_TRUNCATE, unix.SYS_SENDFILE, unix.SYS_SPLICE, unix.SYS_KCMP,
+		unix.SYS_SET_ROBUST_LIST, unix.SYS_RSEQ, // of threads of a program that is linked with C
 	)
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -90,18 +91,13 @@ func (j *Jail) Enter() error {
 		return nil
 	}
 	defer j.rules.close()
+	runtime.LockOSThread() // no_new_privs and the filter are from one thread
+	defer runtime.UnlockOSThread()
 	if err := lowerLimits(); err != nil {
 		return fmt.Errorf("jail: %w", err)
 	}
-	// Landlock asks for it on each thread; a filter would spread it by itself.
-	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
-		return fmt.Errorf("jail: no new privileges: %w", errno)
-	}
-	if err := j.rules.enter(); err != nil {
-		return fmt.Errorf("jail: Landlock: %w", err)
-	}
-	if err := dropCaps(j.caps); err != nil {
-		return fmt.Errorf("jail: capabilities: %w", err)
+	if err := j.onAllThreads(); err != nil {
+		return err
 	}
 	if len(j.calls) == 0 {
 		return nil
@@ -112,6 +108,30 @@ func (j *Jail) Enter() error {
 	}
 	if err := install(assemble(append(j.calls, softly()...), deny)); err != nil {
 		return fmt.Errorf("jail: seccomp: %w", err)
+	}
+	return nil
+}
+
+// onAllThreads does what the kernel does for one thread at a time.
+func (j *Jail) onAllThreads() error {
+	// Landlock asks for no_new_privs on each thread; the filter would spread it by itself.
+	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
+	switch {
+	case errno == unix.ENOTSUP:
+		// A program that is linked with C has threads that Go's runtime knows nothing of: those that are built for a
+		// release are not. It has its filter, from this thread.
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("jail: no new privileges: %w", err)
+		}
+		return nil
+	case errno != 0:
+		return fmt.Errorf("jail: no new privileges: %w", errno)
+	}
+	if err := j.rules.enter(); err != nil {
+		return fmt.Errorf("jail: Landlock: %w", err)
+	}
+	if err := dropCaps(j.caps); err != nil {
+		return fmt.Errorf("jail: capabilities: %w", err)
 	}
 	return nil
 }

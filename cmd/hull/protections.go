@@ -1,0 +1,83 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hullvm/hull/vmm/jail"
+)
+
+// checkProtections looks at what stands between a guest that has taken its VM's process over and this host, and between guests that
+// share a processor.
+func checkProtections() []finding {
+	return append(protections(jail.Host()), checkSMT(smtPath), checkVulnerabilities(vulnerabilitiesPath))
+}
+
+func protections(p jail.Protections) []finding {
+	const confined = "VM processes are confined by less than they should be: "
+	privileges := finding{verdictOK, "privileges", "given up by VM processes for good (no_new_privs)", ""}
+	if p.NoNewPrivs != nil {
+		privileges = finding{verdictWarn, "privileges", confined + p.NoNewPrivs.Error(), "use Linux 3.5 or later"}
+	}
+	calls := finding{verdictOK, "system calls", "filtered on all threads of a VM process (seccomp)", ""}
+	if p.Seccomp != nil {
+		calls = finding{verdictWarn, "system calls", confined + p.Seccomp.Error(), "use a kernel that has them"}
+	}
+	files := finding{verdictOK, "file access", fmt.Sprintf("closed to VM processes (Landlock version %d)", p.Landlock), ""}
+	switch {
+	case p.Landlock == 0:
+		files = finding{verdictWarn, "file access", confined + "this kernel has no Landlock, or it is switched off", "use Linux 5.19 or later, with landlock in its parameter lsm="}
+	case p.Landlock == 1:
+		files = finding{verdictWarn, "file access", "closed to VM processes without shared directories (Landlock version 1)", "use Linux 5.19 or later"}
+	}
+	users := finding{verdictOK, "user namespaces", "can be made by this user", ""}
+	if p.UserNS != nil {
+		users = finding{verdictOK, "user namespaces", p.UserNS.Error() + "; hull does without", ""}
+	}
+	return []finding{privileges, calls, files, users}
+}
+
+const (
+	smtPath             = "/sys/devices/system/cpu/smt/active"
+	vulnerabilitiesPath = "/sys/devices/system/cpu/vulnerabilities"
+)
+
+// checkSMT tells whether guests can be neighbours on one core.
+func checkSMT(path string) finding {
+	const subject = "SMT"
+	switch active, err := os.ReadFile(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return finding{verdictOK, subject, "this kernel knows of none", ""}
+	case err != nil:
+		return finding{verdictWarn, subject, err.Error(), ""}
+	case strings.TrimSpace(string(active)) == "1":
+		return finding{verdictWarn, subject, "on: two guests can share a core, and learn of one another by its caches",
+			"where tenants distrust one another, switch it off: echo off > /sys/devices/system/cpu/smt/control"}
+	}
+	return finding{verdictOK, subject, "off", ""}
+}
+
+// checkVulnerabilities tells which of the processor's faults the kernel knows of and does nothing, or not enough, about.
+func checkVulnerabilities(dir string) finding {
+	const subject = "mitigations"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return finding{verdictWarn, subject, "this kernel does not say what its processor is vulnerable to", ""}
+	}
+	var open []string
+	for _, e := range entries {
+		state, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err == nil && strings.Contains(strings.ToLower(string(state)), "vulnerable") {
+			open = append(open, e.Name())
+		}
+	}
+	if len(open) > 0 {
+		return finding{verdictWarn, subject, "missing, or only in part, against " + strings.Join(open, ", "),
+			"update kernel and microcode; " + dir + " has the details"}
+	}
+	return finding{verdictOK, subject, fmt.Sprintf("none is missing of the %d that the kernel knows", len(entries)), ""}
+}
