@@ -69,6 +69,7 @@ func entries() []entry {
 		{groupHost, "boot", newBoot},
 		{groupHost, "completion", newCompletion},
 		{groupHost, "doctor", newDoctor},
+		{groupHost, "jail", newJail},
 		{groupHost, "system", newSystem},
 		{groupHost, "version", newVersion},
 		{groupHost, "vmm", newVMM},
