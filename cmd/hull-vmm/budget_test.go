@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hullvm/hull/vmm"
+	"github.com/hullvm/hull/vmm/jail"
 	"github.com/hullvm/hull/vmm/testguest"
 )
 
@@ -92,4 +94,31 @@ func privateBytes(pid, guest int) (sum int, err error) {
 		}
 	}
 	return sum, nil
+}
+
+// BenchmarkJail shows what it costs a VM process to confine itself: from its start to its guest's first exit, and memory of
+// its own then.
+func BenchmarkJail(b *testing.B) {
+	needKVM(b)
+	const guestMemory = 128 << 20
+	for name, mode := range map[string]string{"confined": "", "open": jail.Off} {
+		b.Run(name, func(b *testing.B) {
+			b.Setenv(jail.Env, mode)
+			fastest, least := time.Duration(math.MaxInt64), math.MaxInt
+			for range b.N {
+				p := launch(b, config(b, testguest.Idle, func(c *vmm.Config) { c.Memory = guestMemory }))
+				began := p.until(b, "stage", vmm.StageProcess).Time
+				took := time.Duration(p.until(b, "stage", vmm.StageEntry).Time - began)
+				private, err := privateBytes(p.cmd.Process.Pid, guestMemory)
+				if err != nil {
+					b.Fatal(err)
+				}
+				fastest, least = min(fastest, took), min(least, private)
+				p.cmd.Process.Kill()
+				p.cmd.Wait()
+			}
+			b.ReportMetric(float64(fastest.Microseconds()), "µs/start")
+			b.ReportMetric(float64(least>>10), "KiB")
+		})
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +28,7 @@ func deniedCall(pid int) (nr int, err error) {
 	}
 	defer unix.Close(fd)
 	nr = -1
+	end := time.Now().Add(logPatience)
 	record := make([]byte, 8<<10) // CONSOLE_EXT_LOG_MAX
 	for {
 		n, err := unix.Read(fd, record)
@@ -37,14 +39,26 @@ func deniedCall(pid int) (nr int, err error) {
 			}
 		case unix.EPIPE, unix.EINTR, unix.EINVAL: // records were overwritten, or one is longer
 		case unix.EAGAIN:
-			if nr < 0 {
+			if nr >= 0 {
+				return nr, nil
+			}
+			if left := time.Until(end); left <= 0 || !readable(fd, left) {
 				return 0, fmt.Errorf("%s has nothing about process %d", kernelLog, pid)
 			}
-			return nr, nil
 		default:
 			return 0, fmt.Errorf("%s: %w", kernelLog, err)
 		}
 	}
+}
+
+// logPatience is how long the kernel may take to log what it has done: a thread of its own does, and leaves out what is too much.
+const logPatience = time.Second
+
+// readable waits until there is something to read, or for as long as patience.
+func readable(fd int, patience time.Duration) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, int(patience.Milliseconds())+1)
+	return n > 0 || err == unix.EINTR
 }
 
 // parseDenied finds the system call in a record of the kernel's log, if that is about a filter that has ended the process:
