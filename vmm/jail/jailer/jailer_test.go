@@ -40,7 +40,7 @@ func TestCgroupFiles(t *testing.T) {
 func TestHierarchy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mountinfo")
 	for text, want := range map[string]string{
-		"30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw\n":                                                "/sys/fs/cgroup",
+		"30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw\n":                                                 "/sys/fs/cgroup",
 		"30 24 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n31 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n": "/sys/fs/cgroup/unified",
 		"30 24 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n":                                                           "",
 		"cgroup2\n - cgroup2 \n": "",
