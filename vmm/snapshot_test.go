@@ -10,10 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/hullvm/hull/kvm"
 	"github.com/hullvm/hull/virtio"
 	"github.com/hullvm/hull/vmm/snapshot"
 	"github.com/hullvm/hull/vmm/testguest"
@@ -269,6 +271,48 @@ func TestStatesThatMakeNoSense(t *testing.T) {
 				t.Error("was restored")
 			}
 		})
+	}
+}
+
+// TestAnotherProcessor has a snapshot of a machine whose processor could do more than this host's: what is missing is named.
+func TestAnotherProcessor(t *testing.T) {
+	dir, cfg := saveOne(t)
+	f, err := os.Open(filepath.Join(dir, snapshot.StateFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s, err := snapshot.Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaves, err := cpuidLeaves(s.CPUs[0].CPUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.CPUs[0].CPUID = nil
+	for _, e := range leaves {
+		if e.Function == 0x80000001 {
+			e.ECX |= 1<<11 | 1<<16 // XOP and FMA4, which no processor has had since 2017
+		}
+		s.CPUs[0].CPUID = append(s.CPUs[0].CPUID, kvm.Bytes(&e)...)
+	}
+	path := filepath.Join(t.TempDir(), "state")
+	out, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(snapshot.Write(out, s), out.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Restore = &Snapshot{State: File{Path: path}, Memory: cfg.Restore.Memory}
+	m, err := New(cfg)
+	if err == nil {
+		m.Close()
+		t.Fatal("was restored")
+	}
+	if !errors.Is(err, ErrMismatch) || !strings.Contains(err.Error(), "its processor lacks xop (CPUID leaf 0x80000001.0 ECX bit 11), fma4 (") {
+		t.Errorf("%v: does not name what is missing", err)
 	}
 }
 
