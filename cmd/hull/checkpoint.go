@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -108,7 +109,7 @@ func newSnapshot(a *app) *cobra.Command {
 		Use:   "snapshot CONTAINER DIRECTORY",
 		Short: "Save a running container to a directory",
 		Long: `Save all of a running container, its memory and what it has written, to a new directory. The
-container goes on. hull restore makes a container of it, on this host or on another one that has the image.`,
+container goes on. hull restore makes a container of it, on this host or on another one.`,
 		Example:           "  hull snapshot web ./web.snapshot",
 		Args:              exactArgs(2),
 		ValidArgsFunction: completeCommand(completeRunning(a)),
@@ -128,7 +129,8 @@ func newRestore(a *app) *cobra.Command {
 		Use:   "restore [OPTIONS] DIRECTORY",
 		Short: "Start a container from what hull snapshot has saved",
 		Long: `Make a container that goes on in the background where the saved one was, as a machine of its own: with
-other addresses and names, and connections to the outside ended. It prints the container's ID.`,
+other addresses and names, and connections to the outside ended. If this host has not its image, it is pulled
+from where it came from. It prints the container's ID.`,
 		Example: "  hull restore --name web2 ./web.snapshot",
 		Args:    exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -137,6 +139,12 @@ other addresses and names, and connections to the outside ended. It prints the c
 				return err
 			}
 			c, err := e.Restore(cmd.Context(), args[0], name)
+			if missing, ok := errors.AsType[*engine.MissingImageError](err); ok && len(missing.Digests) > 0 {
+				if err := pullSaved(a, cmd, e, missing); err != nil {
+					return err
+				}
+				c, err = e.Restore(cmd.Context(), args[0], name)
+			}
 			if err != nil {
 				return err
 			}
@@ -152,6 +160,22 @@ other addresses and names, and connections to the outside ended. It prints the c
 	}
 	cmd.Flags().StringVar(&name, "name", "", "`Name` of the container")
 	return cmd
+}
+
+// pullSaved gets the image of a container that was saved on another host from one of the registries that had it then.
+func pullSaved(a *app, cmd *cobra.Command, e *engine.Engine, missing *engine.MissingImageError) error {
+	ctx, stop := interruptible(cmd)
+	defer stop()
+	a.say("Unable to find image '%s' locally", familiar(missing.Name))
+	errs := []error{missing}
+	for _, name := range missing.Digests {
+		err := pull(ctx, a, e, name, pullOptions{out: a.stderr})
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // maxForks bounds how many copies one command makes.

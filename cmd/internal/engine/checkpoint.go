@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hullvm/hull/guestinit/proto"
+	"github.com/hullvm/hull/images"
 	"github.com/hullvm/hull/vmm"
 	"github.com/hullvm/hull/vmm/snapshot"
 )
@@ -30,9 +31,11 @@ type checkpoint struct {
 	Version int       `json:"version"`
 	Created time.Time `json:"created"`
 	// Container is the record as it was.
-	Container Record            `json:"container"`
-	Frozen    proto.Frozen      `json:"frozen"`
-	Cards     []proto.Interface `json:"cards,omitempty"` // network cards of the VM
+	Container Record `json:"container"`
+	// Digests are names by digest under which registries have the container's image.
+	Digests []string          `json:"digests,omitempty"`
+	Frozen  proto.Frozen      `json:"frozen"`
+	Cards   []proto.Interface `json:"cards,omitempty"` // network cards of the VM
 
 	dir string // where it is
 }
@@ -140,6 +143,9 @@ func (r *run) saveTo(ctx context.Context, record *Record, out *snapshot.Dir, sto
 		return err
 	}
 	c := checkpoint{Version: checkpointVersion, Created: time.Now(), Container: *record, Frozen: *frozen}
+	if c.Digests, err = r.engine.imageDigests(ctx, record.ImageID); err != nil {
+		return err
+	}
 	if r.network != nil {
 		c.Cards = r.network.cards
 	}
@@ -394,7 +400,41 @@ func (e *Engine) Restore(ctx context.Context, dir, name string) (*Container, err
 	if err != nil {
 		return nil, err
 	}
-	return e.createFrom(ctx, saved, name)
+	c, err := e.createFrom(ctx, saved, name)
+	if errors.Is(err, images.ErrNotFound) {
+		err = &MissingImageError{Name: saved.Container.Config.Image, ID: saved.Container.ImageID, Digests: saved.Digests}
+	}
+	return c, err
+}
+
+// MissingImageError says that a host has not the image of a container that was saved, perhaps on another one. It wraps
+// images.ErrNotFound.
+type MissingImageError struct {
+	Name, ID string
+	Digests  []string // names by digest under which registries have it; may be none
+}
+
+func (m *MissingImageError) Error() string {
+	s := fmt.Sprintf("its image %q (%s) is %v", m.Name, m.ID, images.ErrNotFound)
+	if len(m.Digests) == 0 {
+		s += ", and did not come from a registry: bring it here with hull save and hull load"
+	}
+	return s
+}
+
+func (m *MissingImageError) Unwrap() error { return images.ErrNotFound }
+
+// imageDigests are the names by digest of the image with the ID.
+func (e *Engine) imageDigests(ctx context.Context, id string) (names []string, err error) {
+	image, unhold, err := e.acquire(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer unhold()
+	for _, name := range image.Digests {
+		names = append(names, name.String())
+	}
+	return names, nil
 }
 
 func (e *Engine) createFrom(ctx context.Context, saved *checkpoint, name string) (*Container, error) {
