@@ -103,9 +103,9 @@ test:
 	.ci/test
 
 # The full size of what the end-to-end tests try with less: an hour or more where the lab is needed.
-test-long: all build/e2e.test build/test/debian.tar
+test-long: all build/e2e.test build/test/debian.tar build/test/services.tar
 	.ci/deps lab test
-	HULL_E2E_LONG=1 .ci/e2e -test.run 'TestScripts/vm/(share|network|tap)$$'
+	HULL_E2E_LONG=1 .ci/e2e -test.run 'TestScripts/vm/(share|network|tap|snapshots|snapshot_cycles|snapshot_copies)$$'
 
 # Commands and SIGKILLs at random: TIME=10m of them on containers whose VM is a stand-in, then real VMs in the lab.
 chaos: all build/e2e.test build/test/debian.tar

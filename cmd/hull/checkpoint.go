@@ -138,18 +138,19 @@ from where it came from. It prints the container's ID.`,
 			if err != nil {
 				return err
 			}
-			c, err := e.Restore(cmd.Context(), args[0], name)
+			ctx := cmd.Context() // not that of the pull, which ends with it
+			c, err := e.Restore(ctx, args[0], name)
 			if missing, ok := errors.AsType[*engine.MissingImageError](err); ok && len(missing.Digests) > 0 {
 				if err := pullSaved(a, cmd, e, missing); err != nil {
 					return err
 				}
-				c, err = e.Restore(cmd.Context(), args[0], name)
+				c, err = e.Restore(ctx, args[0], name)
 			}
 			if err != nil {
 				return err
 			}
-			_, err = c.Start(cmd.Context(), engine.StartOptions{})
-			if releaseErr := c.Release(cmd.Context()); err == nil {
+			_, err = c.Start(ctx, engine.StartOptions{})
+			if releaseErr := c.Release(ctx); err == nil {
 				err = releaseErr
 			}
 			if err == nil {

@@ -67,6 +67,11 @@ func helperPrograms() map[string]func() {
 			"registries": helperRegistries,
 			"behind":     helperBehind,
 			"initramfs":  helperInitramfs,
+			"program":    helperProgram,
+			"pace":       helperPace,
+			"line":       helperLine,
+			"stay":       helperStay,
+			"clock":      helperClock,
 		}
 		if len(os.Args) < 2 || parts[os.Args[1]] == nil {
 			fmt.Fprintln(os.Stderr, "e2e: no such part")

@@ -3,6 +3,7 @@ package proto
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -122,37 +123,40 @@ func (c *Client) Thaw(ctx context.Context, t Thaw) error {
 }
 
 const (
-	// clockGood is the time for an answer that makes asking once more needless. Each answer that comes in clockFair is as good
-	// as that after clockSamples.
-	clockGood    = time.Millisecond
-	clockFair    = 5 * time.Millisecond
+	// clockGood is how well the clock must be known to make asking once more needless, clockFair how well after clockSamples.
+	clockGood    = time.Millisecond / 2
+	clockFair    = 5 * time.Millisecond / 2
 	clockSamples = 8
 
-	// clockPatience bounds the asking of a guest, or on a host, that is busy: the quickest answer is what there is then.
-	clockPatience = 500 * time.Millisecond
+	// clockPatience bounds the asking of a guest, or on a host, that is busy: what is known then is what there is.
+	clockPatience = time.Second
 )
 
-// SetClock sets the guest's clock to this host's, and returns by how much it may be wrong: half of the time that the quickest
-// answer took.
+// SetClock sets the guest's clock to this host's, and returns by how much it may be wrong.
+//
+// An answer was given after it was asked for and before it came: so much is known of how far the guest's clock is ahead. Each
+// answer that took less than others to be asked for, or to come, tells more.
 func (c *Client) SetClock(ctx context.Context) (within time.Duration, err error) {
-	var offset int64
-	began, best := time.Now(), time.Duration(-1)
+	began := time.Now()
+	least, most := int64(math.MinInt64), int64(math.MaxInt64) // by how much it is ahead, ns
 	for n := 1; ; n++ {
 		before := time.Now()
 		now, err := c.clock(ctx, 0)
 		if err != nil {
 			return 0, err
 		}
-		took := time.Since(before)
-		if best < 0 || took < best {
-			best, offset = took, before.UnixNano()+int64(took)/2-now
+		asked := before.UnixNano()
+		came := asked + int64(time.Since(before)) // whatever happens to this host's clock
+		if least, most = max(least, now-came), min(most, now-asked); least > most {
+			least, most = now-came, now-asked // one of the clocks was set meanwhile
 		}
-		if best < clockGood || n >= clockSamples && (best < clockFair || time.Since(began) > clockPatience) {
+		within = time.Duration(most-least) / 2
+		if within < clockGood || n >= clockSamples && (within < clockFair || time.Since(began) > clockPatience) {
 			break
 		}
 	}
-	_, err = c.clock(ctx, offset)
-	return best / 2, err
+	_, err = c.clock(ctx, -(least + (most-least)/2))
+	return within, err
 }
 
 func (c *Client) clock(ctx context.Context, adjust int64) (now int64, err error) {
