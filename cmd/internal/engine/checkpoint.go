@@ -109,6 +109,10 @@ func (r *run) saveTo(ctx context.Context, record *Record, out *snapshot.Dir, sto
 	if client == nil || vm == nil {
 		return ErrNotRunning
 	}
+	digests, err := r.engine.imageDigests(ctx, record.ImageID)
+	if err != nil {
+		return err
+	}
 	frozen, err := freeze(ctx, client, r.socket(), r.pumps)
 	if err != nil {
 		return err
@@ -142,10 +146,7 @@ func (r *run) saveTo(ctx context.Context, record *Record, out *snapshot.Dir, sto
 	if err := r.saveDisks(dir, vm, record.Config.Disks); err != nil {
 		return err
 	}
-	c := checkpoint{Version: checkpointVersion, Created: time.Now(), Container: *record, Frozen: *frozen}
-	if c.Digests, err = r.engine.imageDigests(ctx, record.ImageID); err != nil {
-		return err
-	}
+	c := checkpoint{Version: checkpointVersion, Created: time.Now(), Container: *record, Digests: digests, Frozen: *frozen}
 	if r.network != nil {
 		c.Cards = r.network.cards
 	}

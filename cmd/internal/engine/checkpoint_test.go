@@ -2,13 +2,17 @@ package engine
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hullvm/hull/images"
 )
 
 // TestCloneFile: a copy has the same bytes and holes.
@@ -95,4 +99,33 @@ func TestWhatCannotBeSaved(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
+}
+
+// Whoever has not the image of a container that was saved learns its name, and where it is to be had.
+func TestRestoreWithoutTheImage(t *testing.T) {
+	e := newTestEngine(t)
+	id := "sha256:" + strings.Repeat("cd", 32)
+	for what, tt := range map[string]struct {
+		digests []string
+		want    string
+	}{
+		"from a registry": {[]string{"registry.example/app@sha256:" + strings.Repeat("ef", 32)}, "its image \"app:1\" (" + id + ") is not in the local store"},
+		"from nowhere":    {nil, "did not come from a registry: bring it here with hull save and hull load"},
+	} {
+		dir := t.TempDir()
+		saved := checkpoint{Version: checkpointVersion, Container: Record{ImageID: id, Config: Config{Image: "app:1"}}, Digests: tt.digests}
+		data, err := json.Marshal(saved)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, checkpointRecord), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err = e.Restore(t.Context(), dir, "")
+		missing, ok := errors.AsType[*MissingImageError](err)
+		if !ok || !errors.Is(err, images.ErrNotFound) || !slices.Equal(missing.Digests, tt.digests) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", what, err, tt.want)
+		}
+	}
+	mustBeEmpty(t, e)
 }
