@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"vmm/network":            {},
 	"vmm/share":              {"virtio/fs"},
 	"vmm/testguest":          {},
-	"vmm/api":                {"vmm", "vmm/network/mmds"}, // decision 28
+	"vmm/api":                {"vmm", "vmm/network/mmds", "vmm/snapshot"}, // decision 28
 	"vmm/jail":               {"vmm", "kvm"},
 	"kvm":                    {},
 	"devices":                {},

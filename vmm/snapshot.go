@@ -44,6 +44,9 @@ type SnapshotOptions struct {
 	Diff bool
 }
 
+// ErrNoBase is wrapped by the error of a differential snapshot that there is none for it to differ from.
+var ErrNoBase = errors.New("a differential one needs another before it, and a machine that notes what is written to (TrackDirty)")
+
 // Snapshot writes all of a paused machine to the directory dir, which appears
 // when it is complete and takes the place of another one of the name. The
 // machine stays as it is: Resume lets it go on.
@@ -102,7 +105,7 @@ func (m *Machine) canSave(opts SnapshotOptions) error {
 		return fmt.Errorf("snapshot: %w: it must be paused", ErrState)
 	}
 	if opts.Diff && (!m.cfg.TrackDirty || m.latest == snapshot.ID{}) {
-		return errors.New("snapshot: a differential one needs another before it, and a machine that notes what is written to (TrackDirty)")
+		return fmt.Errorf("snapshot: %w", ErrNoBase)
 	}
 	if m.padded != "" {
 		return fmt.Errorf("snapshot: what the guest has written to persistent memory behind the end of %s is in no file; "+

@@ -65,7 +65,23 @@ go on with it, and 1 or %d when hull itself failed.`,
 	f.BoolVar(&flags.options.ShowOrigin, "show-log-origin", false, "Show where a line of the log is from")
 	f.StringVar(&flags.metrics, "metrics-path", "", "Write metrics to this `file` or named pipe")
 	f.BoolVar(&flags.noSeccomp, "no-seccomp", false, "Do without the filter of system calls: for debugging")
+	cmd.AddCommand(newVMMMerge())
 	return cmd
+}
+
+func newVMMMerge() *cobra.Command {
+	return &cobra.Command{
+		Use:   "merge BASE_STATE BASE_MEMORY STATE MEMORY",
+		Short: "Merge a differential snapshot of the API's into the one it is based on",
+		Long: `Lay a differential snapshot (snapshot_type "Diff") over the one it is based on. The result takes
+the place of the differential one, with all of the memory: if its base was a full snapshot it can be
+loaded. The base stays as it is.`,
+		Example: `  hull vmm merge vm.state vm.memory diff.state diff.memory`,
+		Args:    exactArgs(4),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return api.MergeSnapshots(api.SnapshotFiles{State: args[0], Memory: args[1]}, api.SnapshotFiles{State: args[2], Memory: args[3]})
+		},
+	}
 }
 
 // serveVM is the life of the VM.

@@ -457,7 +457,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("state %v", got)
 	}
 	c.refused("PUT", "/snapshot/create", `{"mem_file_path":"m","snapshot_path":"s","snapshot_type":"Full"}`, "persistent memory, which is not saved")
-	c.refused("PUT", "/snapshot/create", `{"mem_file_path":"m","snapshot_path":"s","snapshot_type":"Diff"}`, "no differential snapshots")
+	c.refused("PUT", "/snapshot/create", `{"mem_file_path":"m","snapshot_path":"s","snapshot_type":"Diff"}`, "without track_dirty_pages")
 	c.ok("PATCH", "/drives/a_disk_with_a_name_longer_than_20", change(disk))
 	for range 2 {
 		c.ok("PATCH", "/vm", `{"state":"Resumed"}`)

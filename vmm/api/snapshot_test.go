@@ -1,11 +1,16 @@
 package api
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hullvm/hull/vmm"
 	"github.com/hullvm/hull/vmm/testguest"
@@ -78,6 +83,132 @@ func TestSnapshot(t *testing.T) {
 	if got := value(t, third.ok("GET", "/", ""), "state"); got != "Running" {
 		t.Errorf("state %v", got)
 	}
+}
+
+// TestSnapshotPair: files that do not belong together are refused, a pair that cannot be made leaves what was there, and what a
+// process has left that was killed goes with the next.
+func TestSnapshotPair(t *testing.T) {
+	c := bare(t, testguest.Spin, Config{})
+	c.ok("PUT", "/actions", `{"action_type":"InstanceStart"}`)
+	c.ok("PATCH", "/vm", `{"state":"Paused"}`)
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	create := func(state, memory string) string {
+		return fmt.Sprintf(`{"snapshot_path":%q,"mem_file_path":%q}`, at(state), at(memory))
+	}
+	for _, left := range []string{"one.s.incomplete-1", "one.m.incomplete-2"} {
+		if err := os.MkdirAll(filepath.Join(at(left), "snapshot.incomplete-3"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.ok("PUT", "/snapshot/create", create("one.s", "one.m"))
+	c.ok("PUT", "/snapshot/create", create("two.s", "two.m"))
+	before, err := os.ReadFile(at("one.m"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(at("dir"), 0o700); err != nil { // no file takes its place
+		t.Fatal(err)
+	}
+	c.refused("PUT", "/snapshot/create", create("dir", "one.m"), "file exists")
+	c.refused("PUT", "/snapshot/create", create("dir", "new.m"), "file exists")
+	if after, err := os.ReadFile(at("one.m")); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("another memory after a snapshot that failed, %v", err)
+	}
+	var names []string
+	left, err := os.ReadDir(dir)
+	for _, e := range left {
+		names = append(names, e.Name())
+	}
+	if want := []string{"dir", "one.m", "one.s", "two.m", "two.s"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("%v, want %v, %v", names, want, err)
+	}
+	other := serve(t, Config{Change: platformNone})
+	other.refused("PUT", "/snapshot/load", create("one.s", "two.m"), "belongs to another snapshot than the state beside it")
+	other.ok("PUT", "/snapshot/load", create("one.s", "one.m"))
+}
+
+// TestDiffSnapshots: what changed is saved by itself, and can be loaded once it is merged: beside its base, or into it.
+func TestDiffSnapshots(t *testing.T) {
+	c := bare(t, testguest.Spin, Config{})
+	c.ok("PATCH", "/machine-config", `{"track_dirty_pages":true}`)
+	c.ok("PUT", "/actions", `{"action_type":"InstanceStart"}`)
+	dir := t.TempDir()
+	files := func(name string) SnapshotFiles {
+		return SnapshotFiles{filepath.Join(dir, name+".state"), filepath.Join(dir, name+".memory")}
+	}
+	create := func(f SnapshotFiles) string {
+		return fmt.Sprintf(`{"snapshot_path":%q,"mem_file_path":%q,"snapshot_type":"Diff"}`, f.State, f.Memory)
+	}
+	load := func(f SnapshotFiles, more string) string {
+		return fmt.Sprintf(`{"snapshot_path":%q,"mem_file_path":%q%s}`, f.State, f.Memory, more)
+	}
+	count := func(f SnapshotFiles) uint64 { // what the guest has counted
+		t.Helper()
+		b, err := os.ReadFile(f.Memory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return binary.LittleEndian.Uint64(b[testguest.Counter:])
+	}
+	// further lets the guest of c count, and saves it to what to returns, until that has a higher count than base.
+	further := func(c *client, base SnapshotFiles, to func(i int) SnapshotFiles) SnapshotFiles {
+		t.Helper()
+		before, deadline := count(base), time.Now().Add(patience)
+		for i := 0; time.Now().Before(deadline); i++ {
+			c.ok("PATCH", "/vm", `{"state":"Resumed"}`)
+			c.ok("PATCH", "/vm", `{"state":"Paused"}`)
+			next := to(i)
+			c.ok("PUT", "/snapshot/create", create(next))
+			if next != base {
+				other := serve(t, Config{Change: platformNone})
+				other.refused("PUT", "/snapshot/load", load(next, ""), "merge it into the one it is based on")
+				if info, err := os.Stat(next.Memory); err != nil || info.Sys().(*syscall.Stat_t).Blocks*512 > 1<<20 {
+					t.Errorf("a differential snapshot takes %d bytes, %v", info.Sys().(*syscall.Stat_t).Blocks*512, err)
+				}
+				state, err := os.ReadFile(next.State)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 2 { // the second time as if the first had been cut short between its two files
+					if err := os.WriteFile(next.State, state, 0o600); err != nil {
+						t.Fatal(err)
+					}
+					if err := MergeSnapshots(base, next); err != nil {
+						t.Fatal(err)
+					}
+				}
+				base = next
+			}
+			if count(next) > before {
+				return next
+			}
+		}
+		t.Fatal("the guest does not count")
+		panic("unreachable")
+	}
+	c.ok("PATCH", "/vm", `{"state":"Paused"}`)
+	base := files("base")
+	c.ok("PUT", "/snapshot/create", create(base)) // the first is a full one
+	further(c, base, func(int) SnapshotFiles { return base })
+	latest := further(c, base, func(i int) SnapshotFiles { return files(fmt.Sprint("diff", i)) })
+	c.refused("PUT", "/snapshot/create", create(SnapshotFiles{latest.State + "x", latest.Memory}), "only together with its state")
+	// What was to be the base of the next is lost.
+	c.ok("PUT", "/snapshot/create", create(files("full")))
+	if err := MergeSnapshots(base, files("full")); err == nil || !strings.Contains(err.Error(), "based on another") {
+		t.Errorf("merged into a snapshot that it is not based on: %v", err)
+	}
+	if count(files("full")) != count(latest) {
+		t.Errorf("%d is counted in a full snapshot, %d in one that was merged", count(files("full")), count(latest))
+	}
+
+	second := serve(t, Config{Change: platformNone})
+	second.ok("PUT", "/snapshot/load", load(latest, `,"enable_diff_snapshots":true`))
+	further(second, latest, func(i int) SnapshotFiles { return files(fmt.Sprint("onward", i)) })
+	third := serve(t, Config{Change: platformNone})
+	third.ok("PUT", "/snapshot/load", load(base, `,"resume_vm":true`))
+	third.ok("PATCH", "/vm", `{"state":"Paused"}`)
+	third.refused("PUT", "/snapshot/create", create(files("untracked")), "without track_dirty_pages")
 }
 
 // FuzzSnapshotConfig: what a file begins with is not trusted.

@@ -111,7 +111,7 @@ func (s *Server) config(lent *loans) (c vmm.Config, err error) {
 	r := &s.resources
 	c = vmm.Config{
 		ID: s.cfg.ID, CPUs: int(r.machine.VCPUCount), Memory: r.machine.MemSizeMiB * mib, HugePages: r.machine.HugePages == hugePages2M,
-		Keyboard: true, CPUTemplate: r.cpu,
+		TrackDirty: r.machine.TrackDirtyPages, Keyboard: true, CPUTemplate: r.cpu,
 	}
 	if r.machine.HugePages == hugePagesTransparent {
 		c.TransparentHugePages = "always"
