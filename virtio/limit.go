@@ -33,6 +33,7 @@ type Limiter struct {
 	rate  float64       // tokens in a nanosecond
 	burst time.Duration // what a full bucket is worth
 	now   func() time.Duration
+	waits *Waits // nil: nobody adds them up
 
 	mu   sync.Mutex
 	once uint64 // what is left of Rate.Once
@@ -59,6 +60,14 @@ func NewLimiter(r Rate) *Limiter {
 		l.burst = l.worth(r.Burst)
 	}
 	l.paid = -l.burst
+	return l
+}
+
+// Note has what Throttle waits because of l added to w, and returns l, which may be nil.
+func (l *Limiter) Note(w *Waits) *Limiter {
+	if l != nil {
+		l.waits = w
+	}
 	return l
 }
 
@@ -104,11 +113,17 @@ type Cost struct {
 // nothing, when w is to stop first: the chain goes back with Unpop.
 func (w *Worker) Throttle(costs ...Cost) bool {
 	var wait time.Duration
+	var waits *Waits
 	for _, c := range costs {
-		wait = max(wait, c.Limiter.Take(c.Tokens))
+		if d := c.Limiter.Take(c.Tokens); d > wait {
+			wait, waits = d, c.Limiter.waits
+		}
 	}
 	if wait == 0 {
 		return true
+	}
+	if waits != nil {
+		defer waits.Since(time.Now())
 	}
 	// What is done is seen now, not after the wait.
 	w.q.Publish()

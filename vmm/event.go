@@ -43,6 +43,7 @@ type Event struct {
 	Console string `json:"console,omitempty"` // the last of the serial output, on an abnormal exit
 
 	Balloon *BalloonStats `json:"balloon,omitempty"` // the answer to CommandBalloonStats
+	Metrics *Metrics      `json:"metrics,omitempty"` // the answer to CommandMetrics
 }
 
 // Commands to a VM process, as in Command.Command.
@@ -53,6 +54,7 @@ const (
 	CommandResize       = "resize"        // the virtio console's terminal has now Rows and Cols
 	CommandBalloon      = "balloon"       // ask the guest for Bytes of its memory
 	CommandBalloonStats = "balloon-stats" // answered with Event.Balloon, without keeping other commands waiting
+	CommandMetrics      = "metrics"       // answered with Event.Metrics
 	CommandSnapshot     = "snapshot"      // write a paused machine to two files, whose descriptors come with the command: state and memory
 )
 

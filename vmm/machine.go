@@ -52,7 +52,8 @@ type Machine struct {
 	slotNames   []string                       // what messages call the virtio devices
 	portDevices map[string]devices.Snapshotter // devices behind I/O ports that a snapshot keeps, by name
 	saved       *snapshot.State                // what the machine goes on from, nil for one that boots
-	latest      snapshot.ID                    // the snapshot since which it is noted what is written to; zero: none
+	stages      stages
+	latest      snapshot.ID // the snapshot since which it is noted what is written to; zero: none
 
 	nics    []*net.Device
 	wrapNIC func(nic int, backends []Backend) ([]Backend, error)
@@ -476,8 +477,10 @@ func (m *Machine) Close() error {
 
 // stage reports that a stage of the start was reached.
 func (m *Machine) stage(name string) {
+	now := Monotonic()
+	m.stages.reached(name, now)
 	if m.event != nil {
-		m.event(Event{Event: "stage", Name: name, Time: Monotonic()})
+		m.event(Event{Event: "stage", Name: name, Time: now})
 	}
 }
 

@@ -1,6 +1,10 @@
 package vmm
 
 import (
+	"maps"
+	"sync"
+	"time"
+
 	"github.com/hullvm/hull/kvm"
 	"github.com/hullvm/hull/virtio/blk"
 	"github.com/hullvm/hull/virtio/net"
@@ -13,7 +17,11 @@ type Metrics struct {
 	NICs  []net.Counters
 
 	RNGRequests, RNGBytes uint64
-	SerialDropped         uint64 // bytes of output, by Serial.Rate
+	RNGThrottled          time.Duration // for which limits have kept requests waiting
+	SerialDropped         uint64        // bytes of output, by Serial.Rate
+
+	// Stages are when those of the start were reached, from the first of them.
+	Stages map[string]time.Duration
 }
 
 // CPUMetrics are of one vCPU.
@@ -26,6 +34,7 @@ type CPUMetrics struct {
 type DiskMetrics struct {
 	ID string
 	blk.Counters
+	blk.Times
 }
 
 // exitNames are the reasons that are counted one by one.
@@ -49,13 +58,37 @@ func (m *Machine) Metrics() Metrics {
 		out.CPUs = append(out.CPUs, CPUMetrics{exits})
 	}
 	for _, d := range m.disks {
-		out.Disks = append(out.Disks, DiskMetrics{d.config.ID, d.device.Counters()})
+		out.Disks = append(out.Disks, DiskMetrics{d.config.ID, d.device.Counters(), d.device.Times()})
 	}
 	for _, n := range m.nics {
 		out.NICs = append(out.NICs, n.Counters())
 	}
 	if m.rng != nil {
 		out.RNGRequests, out.RNGBytes = m.rng.Counters()
+		out.RNGThrottled = m.rng.Throttled()
 	}
+	out.Stages = m.stages.times()
 	return out
+}
+
+// stages are when those of the start were reached. The last of them is by a vCPU, which must not wait for who holds a Machine.
+type stages struct {
+	mu    sync.Mutex
+	first int64 // on the monotonic clock, in ns
+	since map[string]time.Duration
+}
+
+func (s *stages) reached(name string, now int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.since == nil {
+		s.first, s.since = now, make(map[string]time.Duration)
+	}
+	s.since[name] = time.Duration(now - s.first)
+}
+
+func (s *stages) times() map[string]time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.since)
 }

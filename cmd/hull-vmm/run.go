@@ -176,6 +176,10 @@ func do(m *vmm.Machine, cmd vmm.Command, in *commands, e *vmm.Event) error {
 		}
 		err = m.SnapshotTo(files[0], files[1], vmm.SnapshotOptions{Sync: cmd.Sync, Diff: cmd.Diff})
 		return errors.Join(err, files[0].Close(), files[1].Close())
+	case vmm.CommandMetrics:
+		counts := m.Metrics()
+		e.Metrics = &counts
+		return nil
 	case vmm.CommandBalloonStats:
 		ctx, cancel := context.WithTimeout(context.Background(), statsPatience)
 		defer cancel()

@@ -36,6 +36,7 @@ func entries() []entry {
 		{groupContainers, "inspect", newInspect},
 		{groupContainers, "kill", newKill},
 		{groupContainers, "logs", newLogs},
+		{groupContainers, "metrics", newMetrics},
 		{groupContainers, "pause", newPause},
 		{groupContainers, "port", newPort},
 		{groupContainers, "ps", newPS},

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hullvm/hull/virtio"
 )
@@ -113,6 +114,9 @@ type Device struct {
 
 	reads, bytesRead, writes, bytesWritten, flushes, failed atomic.Uint64
 
+	readTime, writeTime, flushTime virtio.Histogram
+	waits                          virtio.Waits
+
 	mu     sync.Mutex // guards config
 	config [configSize]byte
 
@@ -200,18 +204,32 @@ func (d *Device) Counters() Counters {
 	}
 }
 
+// Times are how long requests that went well took, from when they were taken off their queue.
+type Times struct {
+	Read, Write, Flush virtio.Latency
+	Throttled          time.Duration // for which limits have kept queues waiting
+}
+
+// Times returns what was measured so far.
+func (d *Device) Times() Times {
+	return Times{d.readTime.Latency(), d.writeTime.Latency(), d.flushTime.Latency(), d.waits.Total()}
+}
+
 // count takes down a request that was carried out.
 func (d *Device) count(r *request) {
 	switch {
 	case r.code != sOK:
 		d.failed.Add(1)
 	case r.kind == tIn:
+		d.readTime.Add(time.Since(r.began))
 		d.reads.Add(1)
 		d.bytesRead.Add(r.n)
 	case r.kind == tOut:
+		d.writeTime.Add(time.Since(r.began))
 		d.writes.Add(1)
 		d.bytesWritten.Add(r.n)
 	case r.kind == tFlush:
+		d.flushTime.Add(time.Since(r.began))
 		d.flushes.Add(1)
 	}
 }

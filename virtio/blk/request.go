@@ -3,6 +3,7 @@ package blk
 import (
 	"encoding/binary"
 	"errors"
+	"time"
 
 	"github.com/hullvm/hull/virtio"
 )
@@ -38,6 +39,7 @@ type request struct {
 	chain  *virtio.Chain
 	status []byte // where the driver wants the status; nil when there is no place for it
 	room   int    // bytes the driver may be given, the status included
+	began  time.Time
 
 	kind   uint32
 	off, n uint64 // of a transfer, in bytes

@@ -67,6 +67,7 @@ func (s *server) request(c *virtio.Chain) *request {
 	} else {
 		r = &request{server: s}
 	}
+	r.began = time.Now()
 	r.load(c)
 	return r
 }
@@ -85,6 +86,7 @@ func (s *server) admit(w *virtio.Worker, r *request) bool {
 	if wait == 0 {
 		return true
 	}
+	defer s.d.waits.Since(time.Now())
 	s.q.Signal() // what is done is seen now, not after the wait
 	t := time.NewTimer(wait)
 	defer t.Stop()

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hullvm/hull/virtio"
 )
@@ -106,16 +107,19 @@ func (l *Limits) Validate() error { return errors.Join(l.Bytes.Validate(), l.Fra
 type Counters struct {
 	RxFrames, RxBytes, RxDropped uint64 // to the guest
 	TxFrames, TxBytes, TxDropped uint64 // from the guest
+
+	RxThrottled, TxThrottled time.Duration // for which limits have kept frames waiting
 }
 
 // direction is one way over the cable.
 type direction struct {
 	frames, bytes, dropped atomic.Uint64
 	byBytes, byFrames      *virtio.Limiter
+	waits                  virtio.Waits
 }
 
 func (d *direction) limit(l Limits) {
-	d.byBytes, d.byFrames = virtio.NewLimiter(l.Bytes), virtio.NewLimiter(l.Frames)
+	d.byBytes, d.byFrames = virtio.NewLimiter(l.Bytes).Note(&d.waits), virtio.NewLimiter(l.Frames).Note(&d.waits)
 }
 
 func (d *direction) passed(n int) {
@@ -280,6 +284,7 @@ func (d *Device) Counters() Counters {
 	return Counters{
 		RxFrames: d.rx.frames.Load(), RxBytes: d.rx.bytes.Load(), RxDropped: d.rx.dropped.Load(),
 		TxFrames: d.tx.frames.Load(), TxBytes: d.tx.bytes.Load(), TxDropped: d.tx.dropped.Load(),
+		RxThrottled: d.rx.waits.Total(), TxThrottled: d.tx.waits.Total(),
 	}
 }
 

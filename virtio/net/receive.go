@@ -111,6 +111,7 @@ func (r *receiver) throttle(w *virtio.Worker, n int) {
 	if wait == 0 {
 		return
 	}
+	defer r.d.rx.waits.Since(time.Now())
 	// What was delivered is seen now, not after the wait.
 	r.q.Publish()
 	r.q.Signal()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,6 +41,7 @@ type Device struct {
 	ops     *virtio.Limiter
 	bytes   atomic.Uint64
 	served  atomic.Uint64
+	waits   virtio.Waits
 	env     virtio.Env
 	worker  *virtio.Worker
 }
@@ -49,8 +51,13 @@ func New(cfg Config) *Device {
 	if cfg.Source == nil {
 		cfg.Source = System{}
 	}
-	return &Device{source: cfg.Source, limiter: virtio.NewLimiter(cfg.Rate), ops: virtio.NewLimiter(cfg.Ops)}
+	d := &Device{source: cfg.Source}
+	d.limiter, d.ops = virtio.NewLimiter(cfg.Rate).Note(&d.waits), virtio.NewLimiter(cfg.Ops).Note(&d.waits)
+	return d
 }
+
+// Throttled returns for how long limits have kept requests waiting.
+func (d *Device) Throttled() time.Duration { return d.waits.Total() }
 
 // Counters returns how many requests the guest has made so far, and how many bytes it has got.
 func (d *Device) Counters() (requests, bytes uint64) { return d.served.Load(), d.bytes.Load() }

@@ -1,8 +1,8 @@
 package api
 
 import (
+	"cmp"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -17,14 +17,13 @@ import (
 // flushEvery is how often metrics are written without being asked for.
 const flushEvery = time.Minute
 
-// meter counts requests and keeps when the machine reached the stages of its start. It writes metrics to a file once it has
-// one, a line of JSON each: what has been counted since the line before.
+// meter counts requests. It writes metrics to a file once it has one, a line of JSON each: what has been counted since the line
+// before.
 type meter struct {
 	out output
 
 	mu       sync.Mutex
 	requests map[requestKey]uint64
-	stages   []vmm.Event
 	written  map[string]uint64 // all counts as of the last line
 }
 
@@ -46,15 +45,6 @@ func (m *meter) request(method string, status int) {
 		m.requests = make(map[requestKey]uint64)
 	}
 	m.requests[requestKey{method, status}]++
-}
-
-// event takes a stage of the start, on any thread.
-func (m *meter) event(e vmm.Event) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if e.Event == "stage" {
-		m.stages = append(m.stages, e)
-	}
 }
 
 func (s *Server) putMetrics(c *metricsConfig) (any, error) {
@@ -119,6 +109,7 @@ func (s *Server) groups() map[string]map[string]uint64 {
 			add(group, "write_bytes", d.WriteBytes)
 			add(group, "flush_count", d.Flushes)
 			add(group, "execute_fails", d.Failed)
+			add(group, "rate_limiter_throttled_us", uint64(d.Throttled.Microseconds()))
 		}
 	}
 	for i, n := range m.NICs {
@@ -129,6 +120,8 @@ func (s *Server) groups() map[string]map[string]uint64 {
 			add(group, "tx_packets_count", n.TxFrames)
 			add(group, "tx_bytes_count", n.TxBytes)
 			add(group, "tx_fails", n.TxDropped)
+			add(group, "rx_rate_limiter_throttled_us", uint64(n.RxThrottled.Microseconds()))
+			add(group, "tx_rate_limiter_throttled_us", uint64(n.TxThrottled.Microseconds()))
 		}
 	}
 	if s.resources.entropy != nil {
@@ -179,7 +172,11 @@ func (s *Server) flushMetrics() error {
 		}
 		line[group] = since
 	}
-	if stages := s.stages(); len(stages) > 0 {
+	if s.machine != nil {
+		stages := map[string]int64{}
+		for name, since := range s.machine.Metrics().Stages {
+			stages[strings.ReplaceAll(name, "-", "_")] = since.Microseconds()
+		}
 		line["boot_us"] = stages
 	}
 	text, err := json.Marshal(line)
@@ -193,103 +190,35 @@ func (s *Server) flushMetrics() error {
 	return nil
 }
 
-// stages are the times from the start's first stage to each of the others, in microseconds.
-func (s *Server) stages() map[string]int64 {
-	s.meter.mu.Lock()
-	defer s.meter.mu.Unlock()
-	out := map[string]int64{}
-	for _, e := range s.meter.stages {
-		out[strings.ReplaceAll(e.Name, "-", "_")] = (e.Time - s.meter.stages[0].Time) / int64(time.Microsecond)
-	}
-	return out
-}
-
 // prometheus is all counts, from the beginning, as Prometheus scrapes them.
 func (s *Server) prometheus() (any, error) {
 	return s.locked(always, func() (any, error) {
-		var b strings.Builder
-		series := func(name, help, kind string, lines func(sample func(labels string, v any))) {
-			fmt.Fprintf(&b, "# HELP hull_%s %s\n# TYPE hull_%s %s\n", name, help, name, kind)
-			lines(func(labels string, v any) { fmt.Fprintf(&b, "hull_%s%s %v\n", name, labels, v) })
+		var x vmm.Exposition
+		running := 0
+		if s.machine != nil && !s.paused {
+			running = 1
 		}
-		series("info", "The machine, and the version of its API.", "gauge", func(sample func(string, any)) {
-			sample(fmt.Sprintf("{id=%q,version=%q}", oneLine(s.cfg.ID), Version), 1)
-		})
-		series("running", "Whether the guest runs.", "gauge", func(sample func(string, any)) {
-			running := 0
-			if s.machine != nil && !s.paused {
-				running = 1
-			}
-			sample("", running)
-		})
-		series("api_requests_total", "Requests by method and status.", "counter", func(sample func(string, any)) {
-			s.meter.mu.Lock()
-			defer s.meter.mu.Unlock()
-			keys := slices.SortedFunc(maps.Keys(s.meter.requests), func(a, b requestKey) int {
-				if c := strings.Compare(a.method, b.method); c != 0 {
-					return c
-				}
-				return a.status - b.status
-			})
-			for _, k := range keys {
-				sample(fmt.Sprintf("{method=%q,status=\"%d\"}", k.method, k.status), s.meter.requests[k])
-			}
-		})
-		series("boot_stage_seconds", "Time from the first stage of the start to each of the others.", "gauge", func(sample func(string, any)) {
-			stages := s.stages()
-			for _, name := range slices.Sorted(maps.Keys(stages)) {
-				sample(fmt.Sprintf("{stage=%q}", name), time.Duration(stages[name]*int64(time.Microsecond)).Seconds())
-			}
-		})
-		if s.machine == nil {
-			return text(b.String()), nil
+		x.Series("info", "The machine, and the version of its API.", "gauge", vmm.Sample{Labels: vmm.Labels{"id", s.cfg.ID, "version", Version}, Value: 1})
+		x.Series("running", "Whether the guest runs.", "gauge", vmm.Sample{Value: running})
+		x.Series("api_requests_total", "Requests by method and status.", "counter", s.meter.samples()...)
+		if s.machine != nil {
+			x.Machines([]vmm.Scraped{{Metrics: s.machine.Metrics(), Drives: s.driveName, Cards: s.resources.nicName}})
 		}
-		m := s.machine.Metrics()
-		series("vcpu_exits_total", "Exits of the guest to the monitor by reason.", "counter", func(sample func(string, any)) {
-			for i, c := range m.CPUs {
-				for _, reason := range slices.Sorted(maps.Keys(c.Exits)) {
-					sample(fmt.Sprintf("{vcpu=\"%d\",reason=%q}", i, reason), c.Exits[reason])
-				}
-			}
-		})
-		for _, c := range []struct {
-			name, help string
-			of         func(vmm.DiskMetrics) uint64
-		}{
-			{"reads", "Requests to read", func(d vmm.DiskMetrics) uint64 { return d.Reads }},
-			{"read_bytes", "Bytes read", func(d vmm.DiskMetrics) uint64 { return d.ReadBytes }},
-			{"writes", "Requests to write", func(d vmm.DiskMetrics) uint64 { return d.Writes }},
-			{"written_bytes", "Bytes written", func(d vmm.DiskMetrics) uint64 { return d.WriteBytes }},
-			{"flushes", "Requests to flush", func(d vmm.DiskMetrics) uint64 { return d.Flushes }},
-			{"failed", "Requests that failed", func(d vmm.DiskMetrics) uint64 { return d.Failed }},
-		} {
-			series("disk_"+c.name+"_total", c.help+" by disk.", "counter", func(sample func(string, any)) {
-				for _, d := range m.Disks {
-					sample(fmt.Sprintf("{drive=%q}", oneLine(s.driveName(d.ID))), c.of(d))
-				}
-			})
-		}
-		for _, c := range []struct {
-			name, help string
-			rx, tx     func(n int) uint64
-		}{
-			{"frames", "Frames", func(n int) uint64 { return m.NICs[n].RxFrames }, func(n int) uint64 { return m.NICs[n].TxFrames }},
-			{"bytes", "Bytes of frames", func(n int) uint64 { return m.NICs[n].RxBytes }, func(n int) uint64 { return m.NICs[n].TxBytes }},
-			{"dropped", "Frames dropped", func(n int) uint64 { return m.NICs[n].RxDropped }, func(n int) uint64 { return m.NICs[n].TxDropped }},
-		} {
-			series("network_"+c.name+"_total", c.help+" by network card: rx to the guest, tx from it.", "counter", func(sample func(string, any)) {
-				for i := range m.NICs {
-					iface := s.resources.nicName(i)
-					sample(fmt.Sprintf("{iface=%q,direction=\"rx\"}", iface), c.rx(i))
-					sample(fmt.Sprintf("{iface=%q,direction=\"tx\"}", iface), c.tx(i))
-				}
-			})
-		}
-		series("entropy_requests_total", "Requests for random bytes.", "counter", func(sample func(string, any)) { sample("", m.RNGRequests) })
-		series("entropy_bytes_total", "Random bytes given.", "counter", func(sample func(string, any)) { sample("", m.RNGBytes) })
-		series("serial_dropped_bytes_total", "Bytes of the serial port that its limit did not allow.", "counter", func(sample func(string, any)) { sample("", m.SerialDropped) })
-		return text(b.String()), nil
+		return text(x.String()), nil
 	})
+}
+
+// samples are the counts of requests.
+func (m *meter) samples() (all []vmm.Sample) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	keys := slices.SortedFunc(maps.Keys(m.requests), func(a, b requestKey) int {
+		return cmp.Or(strings.Compare(a.method, b.method), a.status-b.status)
+	})
+	for _, k := range keys {
+		all = append(all, vmm.Sample{Labels: vmm.Labels{"method", k.method, "status", strconv.Itoa(k.status)}, Value: m.requests[k]})
+	}
+	return all
 }
 
 // WriteMetrics does what a request to /metrics does.

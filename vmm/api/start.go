@@ -81,7 +81,7 @@ func (s *Server) make(from *restore) (*vmm.Machine, error) {
 		lent.takeBack()
 		return nil, err
 	}
-	m, err := vmm.New(config, append([]vmm.Option{vmm.WithEvents(s.meter.event), vmm.WithNetwork(s.serveMetadata)}, s.cfg.Options...)...)
+	m, err := vmm.New(config, append([]vmm.Option{vmm.WithNetwork(s.serveMetadata)}, s.cfg.Options...)...)
 	if err != nil {
 		lent.takeBack()
 		return nil, errors.Join(err, s.closeServices())

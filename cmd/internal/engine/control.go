@@ -1,9 +1,11 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/guestinit/proto"
+	"github.com/hullvm/hull/vmm"
 )
 
 // controlName is the socket in a container's runtime directory on which its supervisor takes requests: one connection
@@ -30,6 +33,7 @@ const (
 	opChange  = "change"  // make Change
 
 	opCheckpoint = "checkpoint" // save it
+	opMetrics    = "metrics"    // answered with what its VM has counted
 )
 
 // request is what is asked of a supervisor.
@@ -58,6 +62,8 @@ type attachRequest struct {
 type answer struct {
 	Error *Failure `json:"error,omitempty"` // nil: it went well
 	Exit  *Exit    `json:"exit,omitempty"`  // to opWait; nil: the container never ran
+
+	Metrics *vmm.Metrics `json:"metrics,omitempty"` // to opMetrics
 }
 
 // Failure is an error that another process of hull's has told.
@@ -134,6 +140,9 @@ func readAnswer(ctx context.Context, id string, conn net.Conn) (answer, error) {
 // controlPatience is how long somebody who connects may take to say what they want.
 const controlPatience = 10 * time.Second
 
+// httpGet begins a request by HTTP. As a frame's length it would be more than one may have.
+const httpGet = "GET "
+
 // serve takes requests until the listener is closed.
 func (s *supervisor) serve() {
 	for {
@@ -152,7 +161,16 @@ func (s *supervisor) handle(conn *net.UnixConn) {
 	defer forget()
 	var r request
 	conn.SetReadDeadline(time.Now().Add(controlPatience))
-	if err := proto.ReadFrame(conn, &r); err != nil {
+	first := make([]byte, len(httpGet))
+	if _, err := io.ReadFull(conn, first); err != nil {
+		return
+	}
+	rest := io.MultiReader(bytes.NewReader(first), conn)
+	if string(first) == httpGet {
+		s.serveHTTP(conn, rest)
+		return
+	}
+	if err := proto.ReadFrame(rest, &r); err != nil {
 		return
 	}
 	conn.SetReadDeadline(time.Time{})
@@ -197,6 +215,8 @@ func (s *supervisor) carryOut(ctx context.Context, r request) (a answer, err err
 		} else {
 			err = s.checkpoint(ctx, r.Checkpoint)
 		}
+	case opMetrics:
+		a.Metrics, err = s.metrics(ctx)
 	default:
 		err = fmt.Errorf("request %q: %w", r.Op, errors.ErrUnsupported)
 	}

@@ -157,6 +157,8 @@ func (f *fake) commands() {
 		switch c.Command {
 		case vmm.CommandResize:
 			f.resized <- c
+		case vmm.CommandMetrics:
+			f.event(vmm.Event{Event: "ok", Name: c.Command, Metrics: &vmm.Metrics{RNGBytes: 42}})
 		case vmm.CommandPause, vmm.CommandResume, vmm.CommandBalloon:
 			f.event(f.freeze(c))
 		}
