@@ -100,8 +100,8 @@ func (f *bootFlags) config(cmd *cobra.Command) (engine.BootConfig, error) {
 	if !slices.Contains([]string{"", "elf", "pvh", "bzimage"}, f.protocol) {
 		return c, fmt.Errorf("--protocol %q: must be elf, pvh or bzimage", f.protocol)
 	}
-	if !slices.Contains([]vmm.Platform{vmm.PlatformACPI, vmm.PlatformMPTable, vmm.PlatformNone}, c.Platform) {
-		return c, fmt.Errorf("--platform %q: must be acpi, mptable or none", f.platform)
+	if err := checkPlatform(f.platform); err != nil {
+		return c, err
 	}
 	if cmd.Flags().Changed("vsock") && (f.cid < 3 || f.cid == 0xffffffff) {
 		return c, fmt.Errorf("--vsock %d: the guest's address must be 3 to 4294967294", f.cid)
@@ -152,4 +152,11 @@ func boot(a *app, cmd *cobra.Command, flags *bootFlags) (status int, err error) 
 		a.say("hull boot: %s", end.Message)
 	}
 	return end.Status, nil
+}
+
+func checkPlatform(name string) error {
+	if !slices.Contains([]vmm.Platform{vmm.PlatformACPI, vmm.PlatformMPTable, vmm.PlatformNone}, vmm.Platform(name)) {
+		return fmt.Errorf("--platform %q: must be acpi, mptable or none", name)
+	}
+	return nil
 }

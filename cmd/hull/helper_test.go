@@ -72,6 +72,8 @@ func helperPrograms() map[string]func() {
 			"line":       helperLine,
 			"stay":       helperStay,
 			"clock":      helperClock,
+			"guest":      helperGuest,
+			"monitors":   helperMonitors,
 		}
 		if len(os.Args) < 2 || parts[os.Args[1]] == nil {
 			fmt.Fprintln(os.Stderr, "e2e: no such part")

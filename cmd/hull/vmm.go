@@ -19,6 +19,7 @@ import (
 // vmmFlags are the flags of `hull vmm` as they were given.
 type vmmFlags struct {
 	socket, config, id, metadata string
+	platform                     string
 	noAPI, noSeccomp             bool
 	maxBody, maxMetadata         int
 	options                      api.LogOptions
@@ -56,6 +57,7 @@ go on with it, and 1 or %d when hull itself failed.`,
 	f.StringVar(&flags.config, "config-file", "", "Configure and start the VM from this JSON `file`")
 	f.BoolVar(&flags.noAPI, "no-api", false, "Do without the API's socket")
 	f.StringVar(&flags.id, "id", api.DefaultID, "`Name` of the VM: letters, digits and minuses, at most 64")
+	f.StringVar(&flags.platform, "platform", string(vmm.PlatformACPI), "How the guest learns of its machine: acpi, mptable, or none for a bare-metal guest")
 	f.StringVar(&flags.metadata, "metadata", "", "Put this JSON `file` into the metadata store")
 	f.IntVar(&flags.maxBody, "http-api-max-payload-size", api.DefaultMaxBody, "Most `bytes` of a request's body")
 	f.IntVar(&flags.maxMetadata, "mmds-size-limit", 0, "Most `bytes` of the metadata store; 0: as of a request's body")
@@ -89,6 +91,9 @@ func serveVM(a *app, cmd *cobra.Command, flags *vmmFlags) (err error) {
 	if err := api.CheckInstanceID(flags.id); err != nil {
 		return &statusError{statusUsage, &usageError{cmd.CommandPath(), fmt.Errorf("--id: %w", err)}}
 	}
+	if err := checkPlatform(flags.platform); err != nil {
+		return &statusError{statusUsage, &usageError{cmd.CommandPath(), err}}
+	}
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	restore, err := rawTerminal(a.stdin)
@@ -106,6 +111,7 @@ func serveVM(a *app, cmd *cobra.Command, flags *vmmFlags) (err error) {
 	s := api.New(api.Config{
 		ID: flags.id, MaxBody: flags.maxBody, MaxMetadata: flags.maxMetadata, Stdin: a.stdin, Stdout: a.stdout,
 		Confine: sync.OnceValue(confinement.Enter), // for one more machine, if the first did not start
+		Change:  func(c *vmm.Config) { c.Platform = vmm.Platform(flags.platform) },
 	})
 	defer func() { err = errors.Join(err, s.Close()) }()
 	if err := s.Log(flags.options); err != nil {
