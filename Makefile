@@ -14,7 +14,7 @@ GUEST   := go.mod go.sum $(shell find guestinit images/mkguest images/scratch -t
 PAYLOAD := build/initramfs.cpio build/uroot.ext4 build/uroot.json build/scratch.tmpl build/volume.tmpl build/hull-vmm
 
 .DELETE_ON_ERROR:
-.PHONY: all deps kernel run man test test-unit test-lab test-e2e test-long lint bench-boot bench-io bench-linux bench-snapshot chaos fuzz clean
+.PHONY: all deps kernel run man test test-unit test-lab test-e2e test-long lint bench-api bench-boot bench-io bench-linux bench-snapshot chaos fuzz clean
 
 all: bin/hull bin/lab
 
@@ -136,6 +136,13 @@ build/iobench: $(SOURCES)
 bench-io: build/hull-vmm build/iobench
 	.ci/deps lab
 	build/iobench
+
+build/apibench: $(SOURCES)
+	$(GOBUILD) -o $@ ./cmd/internal/apibench
+
+bench-api: all build/apibench
+	.ci/deps lab
+	build/apibench
 
 build/snapbench: $(SOURCES)
 	$(GOBUILD) -o $@ ./cmd/internal/snapbench

@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	// Measures the others from outside.
 	"cmd/internal/bootbench": {"kvm", "vmm", "vmm/testguest"},
 	"cmd/internal/iobench":   {"kvm", "vmm", "vmm/boot"},
+	"cmd/internal/apibench":  {"vmm/testguest"},
 	"cmd/internal/snapbench": {"kvm", "vmm", "vmm/snapshot"},
 	"vmm":                    {"kvm", "devices/...", "virtio/...", "guestinit/proto", "vmm/..."},
 	"vmm/memory":             {},
