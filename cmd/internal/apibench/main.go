@@ -6,7 +6,7 @@
 //	rate    machines started a second, from exec to their ends, as many at once as there are CPUs
 //
 // QEMU's microvm is beside it, with its own protocol: its machine is made before there is an answer, so that only the sum of the
-// first two can be compared. Rounds are interleaved, one of each monitor a round. "make bench-api" runs all of it.
+// first two can be compared. It is killed when the guest has spoken. Rounds are interleaved, one of each monitor a round. "make bench-api" runs all of it.
 package main
 
 import (
@@ -70,6 +70,8 @@ type monitor struct {
 	// start makes sure that it answers on a new connection, configures the machine, and starts it. It calls ready, and begin before the
 	// request that starts.
 	start func(c net.Conn, ready, begin func()) error
+	// kill says that the guest's reset, which is hull's, does not end it.
+	kill  bool
 	times []sample
 }
 
@@ -94,7 +96,7 @@ func bench(o options) error {
 		monitors = append(monitors, &monitor{name: "QEMU", command: func(socket string) *exec.Cmd {
 			return exec.Command(o.qemu, "-M", "microvm", "-accel", "kvm", "-cpu", "qemu64", "-m", strconv.Itoa(memoryMiB), "-kernel", pvh,
 				"-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot", "-S", "-qmp", "unix:"+socket+",server=on,wait=off")
-		}, start: startQEMU})
+		}, start: startQEMU, kill: true})
 	}
 	for round := range o.rounds + 1 {
 		for _, m := range monitors {
@@ -167,6 +169,9 @@ func (m *monitor) run(socket string) (s sample, err error) {
 		_ = cmd.Process.Kill()
 	}
 	err = errors.Join(err, <-spoke)
+	if m.kill {
+		_ = cmd.Process.Kill()
+	}
 	_ = cmd.Wait() // the guest resets, which is an exit status of its own
 	if removed := os.Remove(socket); removed != nil && !errors.Is(removed, fs.ErrNotExist) {
 		err = errors.Join(err, removed)
