@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -23,7 +24,7 @@ type vmmFlags struct {
 	noAPI, noSeccomp             bool
 	maxBody, maxMetadata         int
 	options                      api.LogOptions
-	metrics                      string
+	metrics, logFormat           string
 }
 
 func newVMM(a *app) *cobra.Command {
@@ -62,6 +63,7 @@ go on with it, and 1 or %d when hull itself failed.`,
 	f.IntVar(&flags.maxBody, "http-api-max-payload-size", api.DefaultMaxBody, "Most `bytes` of a request's body")
 	f.IntVar(&flags.maxMetadata, "mmds-size-limit", 0, "Most `bytes` of the metadata store; 0: as of a request's body")
 	f.StringVar(&flags.options.Path, "log-path", "", "Write a log to this `file` or named pipe")
+	f.StringVar(&flags.logFormat, "log-format", "text", "`Form` of the log's lines: text or json")
 	f.StringVar(&flags.options.Level, "level", "", "Log up to this `level`: Off, Error, Warning, Info, Debug or Trace")
 	f.BoolVar(&flags.options.ShowLevel, "show-level", false, "Show the level in the log")
 	f.BoolVar(&flags.options.ShowOrigin, "show-log-origin", false, "Show where a line of the log is from")
@@ -91,6 +93,10 @@ func serveVM(a *app, cmd *cobra.Command, flags *vmmFlags) (err error) {
 	if err := api.CheckInstanceID(flags.id); err != nil {
 		return &statusError{statusUsage, &usageError{cmd.CommandPath(), fmt.Errorf("--id: %w", err)}}
 	}
+	if !slices.Contains([]string{"text", "json"}, flags.logFormat) {
+		return &statusError{statusUsage, &usageError{cmd.CommandPath(), fmt.Errorf("--log-format %q: must be text or json", flags.logFormat)}}
+	}
+	flags.options.JSON = flags.logFormat == "json"
 	if err := checkPlatform(flags.platform); err != nil {
 		return &statusError{statusUsage, &usageError{cmd.CommandPath(), err}}
 	}

@@ -238,3 +238,26 @@ func TestLoans(t *testing.T) {
 		t.Errorf("a loan was not closed: %v", err)
 	}
 }
+
+// TestJSONLog: each line is an object, whatever clients put into it.
+func TestJSONLog(t *testing.T) {
+	path := file(t, "log", 0)
+	c := serve(t, Config{ID: "vm-1"})
+	if err := c.s.Log(LogOptions{Path: path, Level: "info", JSON: true}); err != nil {
+		t.Fatal(err)
+	}
+	c.refused("PUT", "/nothing", "{\"a\":\"\\n\n\"}", "Invalid request method")
+	logged, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(logged)), "\n")
+	if len(lines) != 2 || value(t, lines[1], "level") != "Error" {
+		t.Errorf("%s", logged)
+	}
+	for _, line := range lines {
+		if value(t, line, "id") != "vm-1" || value(t, line, "msg") == nil || value(t, line, "time") == nil {
+			t.Errorf("line %s", line)
+		}
+	}
+}

@@ -1,9 +1,12 @@
 package api
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -42,6 +45,7 @@ type logger struct {
 	level atomic.Int32 // one more than the highest that is written; 0 is the default
 	show  atomic.Bool  // the level
 	where atomic.Bool  // the name of this package, for what has no line of a source file to show
+	json  atomic.Bool  // an object of JSON for each line, with level and origin
 }
 
 func (l *logger) enabled(level int) bool {
@@ -57,6 +61,10 @@ func (l *logger) line(level int, format string, args ...any) {
 	if !l.enabled(level) {
 		return
 	}
+	if l.json.Load() {
+		_ = l.out.write(l.object(level, fmt.Sprintf(format, args...)))
+		return
+	}
 	var origin []string
 	if l.show.Load() {
 		origin = append(origin, levelNames[level])
@@ -68,6 +76,21 @@ func (l *logger) line(level int, format string, args ...any) {
 	prefix := strings.Join(append([]string{l.id}, origin...), ":")
 	line := fmt.Sprintf("%s [%s] %s\n", time.Now().UTC().Format("2006-01-02T15:04:05.000000000"), prefix, oneLine(text))
 	_ = l.out.write([]byte(line)) // counted there
+}
+
+// object is a line as package slog's JSON handler writes it.
+func (l *logger) object(level int, text string) []byte {
+	var b bytes.Buffer
+	h := slog.NewJSONHandler(&b, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.LevelKey {
+			a.Value = slog.StringValue(levelNames[level]) // slog has other names, and not all of them
+		}
+		return a
+	}})
+	r := slog.NewRecord(time.Now().UTC(), slog.LevelInfo, text, 0)
+	r.AddAttrs(slog.String("id", l.id), slog.String("origin", "api"))
+	_ = h.Handle(context.Background(), r) // a buffer takes everything
+	return b.Bytes()
 }
 
 // oneLine is text without what would make it several lines, or something else on a terminal.
@@ -137,10 +160,12 @@ type LogOptions struct {
 	Path                  string // "" for no log
 	Level                 string // "" is Info
 	ShowLevel, ShowOrigin bool
+	JSON                  bool // an object for each line
 }
 
 // Log does what a request to /logger does.
 func (s *Server) Log(o LogOptions) error {
+	s.log.json.Store(o.JSON)
 	c := loggerConfig{ShowLevel: &o.ShowLevel, ShowLogOrigin: &o.ShowOrigin}
 	if o.Path != "" {
 		c.LogPath = &o.Path
