@@ -24,7 +24,7 @@ jail. Only root can make one; nothing of it is removed when the VM ends.
 
 With --new-pid-ns or --daemonize this command ends at once, and ROOT/NAME.pid has the
 ID of the process. BASE is %s by default.`, jailer.DefaultBase),
-		Example: `  hull jail --id vm1 --uid 1000 --gid 1000 -- --api-sock /run/api.sock`,
+		Example: `  hull jail --id vm1 --uid 1000 --gid 1000 --chroot-base-dir "$PWD/jails" --daemonize -- --api-sock /run/api.sock`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if at := cmd.ArgsLenAtDash(); at != 0 && len(args) > 0 {
 				return &statusError{statusUsage, &usageError{cmd.CommandPath(), errors.New("the options of hull vmm come after --")}}
