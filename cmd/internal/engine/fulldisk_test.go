@@ -116,6 +116,9 @@ func TestFullDiskUnderRecords(t *testing.T) {
 	if err != nil || len(all) != 2 {
 		t.Errorf("list: %v, %v", all, err)
 	}
+	if r := get(t, e, id); !strings.Contains(r.State.Error, "could not be recorded") || !strings.Contains(r.State.Error, "no space left on device") {
+		t.Errorf("why its status is %d: %q", r.State.ExitCode, r.State.Error)
+	}
 	if r := get(t, e, other); r.State.Status != StatusRunning {
 		t.Errorf("the other: %+v", r.State)
 	}

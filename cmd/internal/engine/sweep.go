@@ -142,7 +142,7 @@ func (s *store) settle(ctx context.Context, id string) error {
 	return s.removeRunDir(id)
 }
 
-// abandon is what becomes of a container whose supervisor was killed.
+// abandon is what becomes of a container whose supervisor was killed, or could not record how it ended.
 func (s *State) abandon() {
 	if s.Status == StatusStarting {
 		s.Status = StatusCreated
@@ -151,7 +151,7 @@ func (s *State) abandon() {
 	}
 	s.ExitCode = 128 + int(unix.SIGKILL)
 	s.Finished = time.Now()
-	s.Error = "the hull process that ran the container was killed"
+	s.Error = "how the container ended is not known: the hull process that ran it was killed, or had no space to record it"
 	s.Group.remove()
 	s.Supervisor, s.VM, s.Group = ProcessRef{}, ProcessRef{}, nil
 }
@@ -196,6 +196,7 @@ func (s *store) current(ctx context.Context, id string) (*Record, error) {
 		// Its record stays as it was until there is space, and must not keep anybody from the other containers.
 		settled := *r
 		settled.State.abandon()
+		settled.State.Error = fmt.Sprintf("how the container ended is not known: it could not be recorded: %v", err)
 		return &settled, nil
 	}
 	if err != nil {
