@@ -96,21 +96,24 @@ func bare(t testing.TB, guest []byte, cpus int) (*Machine, *probe, *probe) {
 	return bareConfig(t, guest, Config{CPUs: cpus})
 }
 
-// bareConfig is bare with a configuration to which the guest is added. Options of
-// the test's put its own device on the port.
+// bareConfig is bare with a configuration to which the guest is added.
 func bareConfig(t testing.TB, guest []byte, cfg Config, more ...Option) (*Machine, *probe, *probe) {
+	t.Helper()
+	port, mem := newProbe(0x1000), newProbe(0x2000)
+	m := bareMachine(t, guest, cfg, append(more, WithPort(testguest.Port, 4, port), WithMMIO(testguest.MMIO, 0x1000, mem))...)
+	return m, port, mem
+}
+
+// bareMachine is bareConfig without probes.
+func bareMachine(t testing.TB, guest []byte, cfg Config, options ...Option) *Machine {
 	t.Helper()
 	needKVM(t)
 	path := filepath.Join(t.TempDir(), "guest.elf")
 	if err := os.WriteFile(path, guest, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	port, mem := newProbe(0x1000), newProbe(0x2000)
 	cfg.Memory, cfg.Kernel, cfg.Platform = 16<<20, File{Path: path}, PlatformNone
-	if len(more) == 0 {
-		more = append(more, WithPort(testguest.Port, 4, port))
-	}
-	m, err := New(cfg, append(more, WithMMIO(testguest.MMIO, 0x1000, mem))...)
+	m, err := New(cfg, options...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +122,7 @@ func bareConfig(t testing.TB, guest []byte, cfg Config, more ...Option) (*Machin
 			t.Error(err)
 		}
 	})
-	return m, port, mem
+	return m
 }
 
 func start(t testing.TB, m *Machine) {
@@ -263,7 +266,7 @@ func (c *chain) Write(_ uint64, p []byte) {
 
 func TestPinOfTwoThreads(t *testing.T) {
 	c := &chain{ended: make(chan struct{}, 1)}
-	m, _, _ := bareConfig(t, testguest.IRQ, Config{CPUs: 1}, WithPort(testguest.Port, 4, c))
+	m := bareMachine(t, testguest.IRQ, Config{CPUs: 1}, WithPort(testguest.Port, 4, c))
 	c.line = newPin(m.vm, testguest.IRQPin)
 	c.more.Store(1) // the guest is ready
 	start(t, m)
