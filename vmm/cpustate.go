@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
+	"math/bits"
 
 	"github.com/hullvm/hull/kvm"
 	"github.com/hullvm/hull/vmm/snapshot"
@@ -204,12 +206,91 @@ func writeMSRs(v *kvm.VCPU, msrs []snapshot.MSR) error {
 	return nil
 }
 
-// saveChips reads what KVM keeps for all vCPUs together.
-func (m *Machine) saveChips() (c snapshot.Chips, err error) {
-	clock, err := m.vm.Clock()
+// A guest that knows the paravirtual clock watches its time stamp counter by it, and takes neither for good again once they
+// have moved apart by some hundred microseconds (Linux, kernel/time/clocksource.c). Each is saved and restored by a call of its own, so
+// how far the counter has come meanwhile decides where the clock has to be.
+const (
+	clockReadings = 8              // that are taken, for one in which nothing came between the two
+	clockWindow   = 20_000         // nanoseconds: a reading as exact as that will do
+	clockMost     = 60_000_000_000 // nanoseconds between saving or restoring the counter and the clock; more is nonsense
+)
+
+// clockSince reads the guest's clock, and how many nanoseconds the counter of the first vCPU has gone on since it stood at
+// tsc. Without a counter, or its frequency in kHz, that is 0.
+func (m *Machine) clockSince(tsc uint64, khz int) (clock kvm.ClockData, since uint64, err error) {
+	err = m.cpus[0].Do(func(v *kvm.VCPU) error {
+		var best uint64
+		for i := range clockReadings {
+			before, err1 := readTSC(v)
+			now, err := m.vm.Clock()
+			if err != nil {
+				return err
+			}
+			after, err2 := readTSC(v)
+			if khz <= 0 || err1 != nil || err2 != nil {
+				clock = now
+				return nil
+			}
+			if window := ticksToNanoseconds(after-before, khz); i == 0 || window < best {
+				best, clock = window, now
+				since = ticksToNanoseconds(before-tsc, khz) + window/2
+			}
+			if best <= clockWindow {
+				break
+			}
+		}
+		if since > clockMost {
+			since = 0
+		}
+		return nil
+	})
+	return clock, since, err
+}
+
+// errNoTSC says that a vCPU has no time stamp counter that can be read.
+var errNoTSC = errors.New("no time stamp counter")
+
+func readTSC(v *kvm.VCPU) (uint64, error) {
+	entry := []kvm.MSREntry{{Index: msrTSC}}
+	n, err := v.ReadMSRs(entry)
+	if err == nil && n != 1 {
+		err = errNoTSC
+	}
+	return entry[0].Data, err
+}
+
+// ticksToNanoseconds converts ticks of a counter of khz kHz, at most to what 64 bits hold.
+func ticksToNanoseconds(ticks uint64, khz int) uint64 {
+	hi, lo := bits.Mul64(ticks, 1_000_000)
+	if hi >= uint64(khz) {
+		return math.MaxUint64
+	}
+	ns, _ := bits.Div64(hi, lo, uint64(khz))
+	return ns
+}
+
+// savedTSC is where the time stamp counter of a saved vCPU stood.
+func savedTSC(c *snapshot.CPU) (uint64, bool) {
+	for _, m := range c.MSRs {
+		if m.Index == msrTSC {
+			return m.Data, true
+		}
+	}
+	return 0, false
+}
+
+// saveChips reads what KVM keeps for all vCPUs together. first is the state of the first of them: the clock is put down as it was
+// when its counter was read.
+func (m *Machine) saveChips(first *snapshot.CPU, khz int) (c snapshot.Chips, err error) {
+	tsc, ok := savedTSC(first)
+	if !ok {
+		khz = 0
+	}
+	clock, since, err := m.clockSince(tsc, khz)
 	if err != nil {
 		return c, err
 	}
+	clock.Clock -= min(since, clock.Clock)
 	c.Clock = kvm.Bytes(&clock)
 	for i, to := range []*[]byte{&c.PIC0, &c.PIC1, &c.IOAPIC} {
 		chip, err := m.vm.IRQChip(uint32(i))
@@ -230,8 +311,9 @@ func (m *Machine) saveChips() (c snapshot.Chips, err error) {
 
 // restoreChips writes what saveChips has read, once all vCPUs have their local
 // APICs: an interrupt that is pending in the I/O APIC goes there at once. The
-// guest's clock goes on from where it stood; the flags that came with it say
-// how it was read, and are not for setting it.
+// guest's clock goes on from where it stood, and by as much as its counter has
+// gone on since that was set; the flags that came with it say how it was read,
+// and are not for setting it.
 func (m *Machine) restoreChips(c *snapshot.Chips) error {
 	for i, from := range [][]byte{c.PIC0, c.PIC1, c.IOAPIC} {
 		chip, err := kvm.FromBytes[kvm.IRQChip](from)
@@ -256,5 +338,14 @@ func (m *Machine) restoreChips(c *snapshot.Chips) error {
 	if err != nil {
 		return err
 	}
-	return m.vm.SetClock(kvm.ClockData{Clock: clock.Clock})
+	khz := m.saved.TSCKHz
+	tsc, ok := savedTSC(&m.saved.CPUs[0])
+	if !ok {
+		khz = 0
+	}
+	_, since, err := m.clockSince(tsc, khz)
+	if err != nil {
+		return err
+	}
+	return m.vm.SetClock(kvm.ClockData{Clock: clock.Clock + since})
 }

@@ -181,7 +181,7 @@ func (m *Machine) saveState(base snapshot.ID) (*snapshot.State, error) {
 			return nil, fmt.Errorf("vCPU %d: %w", i, err)
 		}
 	}
-	if s.Chips, err = m.saveChips(); err != nil {
+	if s.Chips, err = m.saveChips(&s.CPUs[0], s.TSCKHz); err != nil {
 		return nil, err
 	}
 	for name, d := range m.portDevices {
