@@ -76,6 +76,9 @@ func (m *mux) timeout() int {
 		return 0
 	}
 	next := m.acceptAgain
+	if m.hears != 0 && m.active() && (next == 0 || m.hears < next) {
+		next = m.hears
+	}
 	for _, t := range m.allTimers() {
 		if t.head != nil && (next == 0 || t.head.c.due < next) {
 			next = t.head.c.due

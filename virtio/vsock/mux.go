@@ -91,6 +91,8 @@ type mux struct {
 	ready    list // have something for the guest
 	refusals refusals
 	tellGone bool // TRANSPORT_RESET has to be sent
+	// hears is until when the guest has time to take notice of that, ns; 0 when it is not waited for.
+	hears int64
 
 	patience, retry, stall timers
 	acceptAgain            int64 // when accept(2) is to be tried again after it has failed
@@ -198,6 +200,10 @@ func (m *mux) doorbell(i int) {
 		m.rxStarve = false
 	case txQueue:
 		m.txWork = true
+	case eventQueue:
+		if m.hears != 0 && m.event != nil && m.event.EnableNotify() {
+			m.hears = 0
+		}
 	}
 }
 
@@ -270,6 +276,12 @@ func (m *mux) serve() {
 	if m.tellGone && m.event != nil {
 		m.serveEvent()
 	}
+	if m.hears != 0 {
+		if m.now() < m.hears {
+			return
+		}
+		m.hears = 0
+	}
 	if m.txWork && m.tx != nil {
 		m.serveTx()
 	}
@@ -290,7 +302,7 @@ func (m *mux) forget() {
 		m.forgotten(c)
 	}
 	m.refusals.clear()
-	m.tellGone = false
+	m.tellGone, m.hears = false, 0
 }
 
 func (m *mux) resetTransport() {

@@ -2,6 +2,7 @@ package vsock
 
 import (
 	"encoding/binary"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -208,7 +209,12 @@ func (m *mux) addPayload(chain *virtio.Chain, limit int) int {
 	return size
 }
 
-// serveEvent sends TRANSPORT_RESET when there is a buffer for it (5.10.6.7).
+// hearing is how long a driver may take to handle TRANSPORT_RESET before the device goes on without knowing that it has.
+const hearing = time.Second
+
+// serveEvent sends TRANSPORT_RESET when there is a buffer for it (5.10.6.7). Until the driver has handled it, nothing else is
+// served: the guest would take the end of an old connection for news, make a new one at once, and lose that to the event. A driver
+// gives buffers back when it has looked at them, so all are used, empty but the first; the next it offers is the sign.
 func (m *mux) serveEvent() {
 	q := m.event
 	q.DisableNotify()
@@ -219,20 +225,23 @@ func (m *mux) serveEvent() {
 			return
 		}
 		if c == nil {
-			if q.EnableNotify() {
+			if !q.EnableNotify() {
+				break
+			}
+			if m.tellGone {
 				continue
 			}
+			m.hears = 0
 			break
 		}
 		var id [4]byte
 		binary.LittleEndian.PutUint32(id[:], eventTransportReset)
-		if c.Writable.Len() < len(id) {
+		if !m.tellGone || c.Writable.Len() < len(id) {
 			q.Push(c, 0)
 			continue
 		}
 		q.Push(c, c.Writable.Write(id[:]))
-		m.tellGone = false
-		break
+		m.tellGone, m.hears = false, m.now()+int64(hearing)
 	}
 	q.Signal()
 }

@@ -45,7 +45,22 @@ func TestState(t *testing.T) {
 	if got := binary.LittleEndian.Uint64(g.Config(0, 8)); got != newCID {
 		t.Errorf("guest_cid = %d, want %d", got, newCID)
 	}
+	// A connection that it makes before it has handled that would end with the others: the device looks at it afterwards.
+	g.cid = newCID
+	g.send(packet{header: header{srcPort: 77, dstPort: 78, op: opRequest, bufAlloc: plenty}})
+	if err := g.dev.do(func(*mux) {}); err != nil {
+		t.Fatal(err)
+	}
+	if p, ok := g.poll(); ok {
+		t.Errorf("received %v, want nothing", p)
+	}
+	r.Offer(1)
+	r.Kick()
+	if p := g.receive(); p.op != opRST || p.dstPort != 77 {
+		t.Errorf("received %v, want a refusal", p)
+	}
 	// What the guest still sends on its old connection, from its old address, is nobody's.
+	g.cid = testCID
 	g.send(packet{header: header{srcPort: 9, dstPort: port, op: opRW}, data: []byte("late")})
 	g.nothing()
 	if err := old.Close(); err != nil {
