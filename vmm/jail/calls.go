@@ -64,6 +64,7 @@ func vmCalls() []call {
 		unix.SYS_GETPID, unix.SYS_GETTID, unix.SYS_GETPPID, unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID,
 		unix.SYS_GETRLIMIT, unix.SYS_GETRUSAGE, unix.SYS_UNAME, unix.SYS_SYSINFO, unix.SYS_TIMES,
 		unix.SYS_EXIT, unix.SYS_EXIT_GROUP,
+		unix.SYS_SET_ROBUST_LIST, unix.SYS_RSEQ, // of threads of a program that is linked with C
 	)...)
 	// clone3 takes its flags in memory, where no filter sees them: libraries go on with clone.
 	return append(list, refuse(unix.ENOSYS, unix.SYS_CLONE3)...)
@@ -94,7 +95,6 @@ func serverCalls() []call {
 	return allow(
 		unix.SYS_OPEN, unix.SYS_STAT, unix.SYS_LSTAT, unix.SYS_ACCESS, unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2, unix.SYS_READLINK, unix.SYS_GETCWD,
 		unix.SYS_MKDIR, unix.SYS_RENAME, unix.SYS_UNLINK, unix.SYS_RMDIR, unix.SYS_TRUNCATE, unix.SYS_SENDFILE, unix.SYS_SPLICE, unix.SYS_KCMP,
-		unix.SYS_SET_ROBUST_LIST, unix.SYS_RSEQ, // of threads of a program that is linked with C
 	)
 }
 
@@ -103,7 +103,7 @@ func softly() []call {
 	list := refuse(unix.EACCES,
 		unix.SYS_OPEN, unix.SYS_OPENAT, unix.SYS_STAT, unix.SYS_LSTAT, unix.SYS_NEWFSTATAT, unix.SYS_STATX, unix.SYS_ACCESS, unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2,
 		unix.SYS_READLINK, unix.SYS_READLINKAT, unix.SYS_GETCWD, unix.SYS_UNLINK, unix.SYS_UNLINKAT, unix.SYS_RMDIR, unix.SYS_STATFS)
-	list = append(list, refuse(unix.ENOSYS, unix.SYS_OPENAT2, unix.SYS_RSEQ, unix.SYS_COPY_FILE_RANGE, unix.SYS_SENDFILE, unix.SYS_SPLICE)...)
+	list = append(list, refuse(unix.ENOSYS, unix.SYS_OPENAT2, unix.SYS_COPY_FILE_RANGE, unix.SYS_SENDFILE, unix.SYS_SPLICE)...)
 	return append(list, refuse(unix.EPERM, unix.SYS_SETRLIMIT, unix.SYS_SCHED_SETAFFINITY, unix.SYS_SETPRIORITY)...)
 }
 
