@@ -39,6 +39,8 @@ type stream struct {
 	mu        sync.Mutex // guards what follows
 	conn      Conn       // nil while there is none
 	detaching bool       // the end of conn is the end of nothing else
+	next      Conn       // has come while conn was being let go of, and is attached when that has ended
+	nextGoes  bool       // next is to be let go of as well
 	parked    chan struct{}
 	cancel    func() // closes canceled
 }
@@ -60,7 +62,7 @@ func (s *stream) run(conn Conn) {
 		if over {
 			s.over()
 		}
-		s.park()
+		s.park(over)
 		if over {
 			return
 		}
@@ -68,19 +70,33 @@ func (s *stream) run(conn Conn) {
 		case conn = <-s.attached:
 		case <-s.canceled:
 			s.over()
+			select {
+			case conn = <-s.attached:
+				conn.Close()
+			default:
+			}
 			s.abandon()
 			return
 		}
 	}
 }
 
-// park says that the connection has ended.
-func (s *stream) park() {
+// park says that the connection has ended, and attaches one that has come already unless the stream is over.
+func (s *stream) park(over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conn = nil
 	s.letGo(false)
 	close(s.parked)
+	next := s.next
+	s.next = nil
+	switch {
+	case next == nil:
+	case over:
+		next.Close()
+	default:
+		s.take(next, s.nextGoes)
+	}
 }
 
 // copy copies over conn until it is at its end, and reports whether the stream is as well.
@@ -230,6 +246,7 @@ func (s *stream) detach() {
 	if s.conn != nil {
 		s.letGo(true)
 	}
+	s.nextGoes = true
 }
 
 // letGo says whether conn is to be let go of. If so, nobody waits for the process.
@@ -254,28 +271,42 @@ func (s *stream) isDetaching() bool {
 
 // waitParked waits until there is no connection, or for timeout.
 func (s *stream) waitParked(timeout <-chan time.Time) bool {
-	s.mu.Lock()
-	parked := s.parked
-	s.mu.Unlock()
-	select {
-	case <-parked:
-		return true
-	case <-timeout:
-		return false
+	for {
+		s.mu.Lock()
+		conn, parked := s.conn, s.parked
+		s.mu.Unlock()
+		if conn == nil {
+			return true
+		}
+		select {
+		case <-parked:
+		case <-timeout:
+			return false
+		}
 	}
 }
 
-// attach takes the next connection, if there is none now. detaching: the host lets go of it already.
+// attach takes the next connection. It is refused while there is one that is not being let go of. The host cannot know
+// when one that it has let go of has ended here: then it is the next one's turn. detaching: the host lets go of conn already.
 func (s *stream) attach(conn Conn, detaching bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn != nil {
+	switch {
+	case s.conn == nil:
+		s.take(conn, detaching)
+	case s.detaching && s.next == nil:
+		s.next, s.nextGoes = conn, detaching
+	default:
 		return false
 	}
+	return true
+}
+
+// take has run go on with conn.
+func (s *stream) take(conn Conn, detaching bool) {
 	s.conn, s.parked = conn, make(chan struct{})
 	s.letGo(detaching)
 	s.attached <- conn
-	return true
 }
 
 // hangUp ends the stream's connection, if there is one, and takes no other.
@@ -283,8 +314,10 @@ func (s *stream) hangUp() {
 	s.cancel()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn != nil {
-		s.conn.Close()
+	for _, conn := range []Conn{s.conn, s.next} {
+		if conn != nil {
+			conn.Close()
+		}
 	}
 }
 
