@@ -120,8 +120,11 @@ type Disk struct {
 	File     *File  `json:"file,omitempty"`
 	Layers   []File `json:"layers,omitempty"`
 	// Overlay is a file that takes what the guest writes: File or Layers stay as they are, and any
-	// number of VMs can have them. What is in the file is lost.
+	// number of VMs can have them. What is in the file is lost, unless Keep is set.
 	Overlay *File `json:"overlay,omitempty"`
+	// Keep has the disk begin with what is in the overlay's file, and leaves there what another machine needs to go on with it.
+	// It must be empty at first. DiskExtents tells what is in it.
+	Keep bool `json:"keep,omitempty"`
 	// Direct reads and writes past the host's page cache.
 	Direct bool `json:"direct,omitempty"`
 	// Queues is how many queues the disk has, 1 to 16; 0 means one for each vCPU, at most 4.
@@ -139,6 +142,8 @@ func (d *Disk) validate() error {
 		return fmt.Errorf("layers are shared through the page cache: direct I/O is for files")
 	case d.Overlay != nil && d.ReadOnly:
 		return fmt.Errorf("an overlay is of no use to a read-only disk")
+	case d.Keep && d.Overlay == nil:
+		return fmt.Errorf("there is no overlay to keep")
 	case d.Queues < 0 || d.Queues > blk.MaxQueues:
 		return fmt.Errorf("%d queues: must be 1 to %d", d.Queues, blk.MaxQueues)
 	}

@@ -212,6 +212,7 @@ func writeMSRs(v *kvm.VCPU, msrs []snapshot.MSR) error {
 const (
 	clockReadings = 8              // that are taken, for one in which nothing came between the two
 	clockWindow   = 20_000         // nanoseconds: a reading as exact as that will do
+	clockSettings = 4              // tries to set the clock
 	clockMost     = 60_000_000_000 // nanoseconds between saving or restoring the counter and the clock; more is nonsense
 )
 
@@ -343,9 +344,36 @@ func (m *Machine) restoreChips(c *snapshot.Chips) error {
 	if !ok {
 		khz = 0
 	}
-	_, since, err := m.clockSince(tsc, khz)
-	if err != nil {
-		return err
+	return m.setClock(clock.Clock, tsc, khz)
+}
+
+// setClock has the guest's clock show what it did when the counter of the first vCPU stood at tsc, and as much more as that
+// has gone on since. What passes between reading the counter and setting the clock is seen only afterwards, but is much the same the next time.
+func (m *Machine) setClock(at, tsc uint64, khz int) error {
+	var ahead int64
+	for range clockSettings {
+		err := m.cpus[0].Do(func(v *kvm.VCPU) error {
+			var since uint64
+			if now, err := readTSC(v); err == nil && khz > 0 {
+				since = ticksToNanoseconds(now-tsc, khz)
+			}
+			if since > clockMost {
+				since = 0
+			}
+			return m.vm.SetClock(kvm.ClockData{Clock: at + since + uint64(ahead)})
+		})
+		if err != nil || khz <= 0 {
+			return err
+		}
+		clock, since, err := m.clockSince(tsc, khz)
+		if err != nil {
+			return err
+		}
+		off := int64(clock.Clock - (at + since))
+		if max(off, -off) <= clockWindow/4 || max(off, -off) > clockMost {
+			return nil
+		}
+		ahead -= off
 	}
-	return m.vm.SetClock(kvm.ClockData{Clock: clock.Clock + since})
+	return nil
 }

@@ -100,7 +100,11 @@ func (d *Disk) open() (_ *backend, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("overlay: %w", err)
 		}
-		o, err := blk.NewOverlay(b.Backend, f)
+		open := blk.NewOverlay
+		if d.Keep {
+			open = blk.OpenOverlay
+		}
+		o, err := open(b.Backend, f)
 		if err != nil {
 			return nil, err
 		}
@@ -147,6 +151,34 @@ func reserve(f *os.File, lock int) error {
 		return fmt.Errorf("%s: %w", f.Name(), os.NewSyscallError("flock", err))
 	}
 	return nil
+}
+
+// KeepDisks makes the files of overlays that are kept complete, as Close does too, with what the guest has written and not flushed. It
+// is for a process that ends, and leaves all else to the kernel.
+func (m *Machine) KeepDisks() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []error
+	for _, d := range m.disks {
+		if o, ok := d.backend.Backend.(*blk.Overlay); ok {
+			all = append(all, o.Keep())
+		}
+	}
+	return errors.Join(all...)
+}
+
+// DiskExtents tells what makes up a disk whose file is base and whose overlay was kept: what of it is not zero, and in which of
+// the two files it is. No machine may be running with it.
+func DiskExtents(base, overlay *os.File) ([]blk.Extent, error) {
+	b, err := blk.OpenFile(base)
+	if err != nil {
+		return nil, err
+	}
+	o, err := blk.OpenOverlay(b, overlay)
+	if err != nil {
+		return nil, err
+	}
+	return o.Extents(), o.Close()
 }
 
 // LayersSize is how many bytes a disk has whose layers are files of these sizes.

@@ -17,8 +17,10 @@ type Metrics struct {
 	NICs  []net.Counters
 
 	RNGRequests, RNGBytes uint64
-	RNGThrottled          time.Duration // for which limits have kept requests waiting
-	SerialDropped         uint64        // bytes of output, by Serial.Rate
+	RNGThrottled          time.Duration   // for which limits have kept requests waiting
+	BalloonThrottled      time.Duration   // for which its limit has kept queues waiting, added up
+	PmemThrottled         []time.Duration // by Config.Pmems: for which limits have kept flushes waiting
+	SerialDropped         uint64          // bytes of output, by Serial.Rate
 
 	// Stages are when those of the start were reached, from the first of them.
 	Stages map[string]time.Duration
@@ -66,6 +68,12 @@ func (m *Machine) Metrics() Metrics {
 	if m.rng != nil {
 		out.RNGRequests, out.RNGBytes = m.rng.Counters()
 		out.RNGThrottled = m.rng.Throttled()
+	}
+	if m.balloon != nil {
+		out.BalloonThrottled = m.balloon.Throttled()
+	}
+	for _, p := range m.pmems {
+		out.PmemThrottled = append(out.PmemThrottled, p.Throttled())
 	}
 	out.Stages = m.stages.times()
 	return out

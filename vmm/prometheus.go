@@ -134,6 +134,11 @@ func (x *Exposition) Machines(machines []Scraped) {
 			}
 		})...)
 	}
+	x.Series("pmem_throttled_seconds_total", "Time for which limits have kept flushes of persistent memory waiting.", "counter", of(func(m *Scraped, add func(any, ...string)) {
+		for i, t := range m.Metrics.PmemThrottled {
+			add(t.Seconds(), "pmem", fmt.Sprint(i))
+		}
+	})...)
 	for _, c := range []struct {
 		name, help string
 		of         func(*Metrics) any
@@ -141,6 +146,7 @@ func (x *Exposition) Machines(machines []Scraped) {
 		{"entropy_requests", "Requests for random bytes.", func(m *Metrics) any { return m.RNGRequests }},
 		{"entropy_bytes", "Random bytes given.", func(m *Metrics) any { return m.RNGBytes }},
 		{"entropy_throttled_seconds", "Time for which limits have kept requests for random bytes waiting.", func(m *Metrics) any { return m.RNGThrottled.Seconds() }},
+		{"balloon_throttled_seconds", "Time for which its limit has kept the balloon's queues waiting.", func(m *Metrics) any { return m.BalloonThrottled.Seconds() }},
 		{"serial_dropped_bytes", "Bytes of the serial port that its limit did not allow.", func(m *Metrics) any { return m.SerialDropped }},
 	} {
 		x.Series(c.name+"_total", c.help, "counter", of(func(m *Scraped, add func(any, ...string)) { add(c.of(&m.Metrics)) })...)

@@ -15,7 +15,7 @@ func TestExposition(t *testing.T) {
 	disk.Times.Read.Counts[0], disk.Times.Read.Counts[len(disk.Times.Read.Counts)-1], disk.Times.Read.Sum = 2, 1, 9*time.Second
 	one := Metrics{
 		CPUs: []CPUMetrics{{map[string]uint64{"io": 7}}}, Disks: []DiskMetrics{disk}, NICs: []net.Counters{{RxFrames: 5, TxThrottled: time.Second}},
-		Stages: map[string]time.Duration{"kvm": 2 * time.Millisecond},
+		Stages: map[string]time.Duration{"kvm": 2 * time.Millisecond}, BalloonThrottled: 2 * time.Second, PmemThrottled: []time.Duration{0, 3 * time.Second},
 	}
 	var x Exposition
 	x.Machines([]Scraped{
@@ -35,6 +35,8 @@ func TestExposition(t *testing.T) {
 		`hull_disk_request_seconds_count{name="two",drive="the d",kind="read"} 3`,
 		`hull_network_frames_total{name="two",iface="eth",direction="rx"} 5`,
 		`hull_network_throttled_seconds_total{name="a\"b\\c\nd",iface="0",direction="tx"} 1`,
+		`hull_pmem_throttled_seconds_total{name="two",pmem="1"} 3`,
+		`hull_balloon_throttled_seconds_total{name="two"} 2`,
 		"# TYPE hull_disk_request_seconds histogram",
 	} {
 		if strings.Count(got, want+"\n") != 1 {

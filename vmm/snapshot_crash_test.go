@@ -184,7 +184,7 @@ func TestKilledWhileSaving(t *testing.T) {
 func killSaver(t *testing.T, where string, while time.Duration) uint64 {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKilledWhileSaving$")
-	cmd.Env = append(os.Environ(), saverEnv+"="+where)
+	cmd.Env = append(os.Environ(), saverEnv+"="+where, "TMPDIR="+t.TempDir()) // it removes nothing
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -472,51 +471,4 @@ func TestDifferentialSnapshots(t *testing.T) {
 	m, _, _ = bareConfig(t, testguest.State, cfg)
 	start(t, m)
 	next()
-}
-
-// apart is how much more a paused machine's clock shows than its counter, in nanoseconds.
-func apart(t *testing.T, m *Machine, khz int) int64 {
-	t.Helper()
-	var tsc uint64
-	if err := m.cpus[0].Do(func(v *kvm.VCPU) (err error) { tsc, err = readTSC(v); return err }); err != nil {
-		t.Fatal(err)
-	}
-	clock, since, err := m.clockSince(tsc, khz)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return int64(clock.Clock) - int64(ticksToNanoseconds(tsc, khz)+since)
-}
-
-// TestClockStaysInStep: the time that passes between saving the counter and the clock, and between restoring them, is none to
-// the guest. A host that is busy at the wrong moment may spoil one restore, not all.
-func TestClockStaysInStep(t *testing.T) {
-	dir, cfg := saveOne(t)
-	cfg.Restore = files(dir)
-	best := int64(math.MaxInt64)
-	for range 20 {
-		m, _, _ := bareConfig(t, testguest.State, cfg)
-		khz := m.saved.TSCKHz
-		if khz == 0 {
-			t.Skip("this host's KVM does not know how fast a counter runs")
-		}
-		before := apart(t, m, khz)
-		next := filepath.Join(t.TempDir(), "snapshot")
-		start(t, m)
-		if err := m.Pause(); err != nil {
-			t.Fatal(err)
-		}
-		if err := m.Snapshot(next, SnapshotOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		again := cfg
-		again.Restore = files(next)
-		restored, _, _ := bareConfig(t, testguest.State, again)
-		moved := apart(t, restored, khz) - before
-		t.Logf("%d ns", moved)
-		best = min(best, max(moved, -moved))
-	}
-	if best > 2*clockWindow {
-		t.Errorf("the clock is off its counter by %d ns at the best", best)
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 
 	"github.com/hullvm/hull/kvm"
 	"github.com/hullvm/hull/vmm"
+	"github.com/hullvm/hull/vmm/jail"
 	"github.com/hullvm/hull/vmm/testguest"
 )
 
@@ -78,6 +80,12 @@ func launch(t testing.TB, config string) *process {
 	p := &process{cmd: exec.Command(program), control: conn, events: make(chan vmm.Event, 64)}
 	p.cmd.ExtraFiles = []*os.File{r, theirs}
 	p.cmd.Stderr = os.Stderr
+	p.cmd.Env = os.Environ()
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{}
+	var c vmm.Config
+	if json.Unmarshal([]byte(config), &c) == nil {
+		jail.Isolate(p.cmd, &c)
+	}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -69,7 +69,7 @@ func runConfigured(configFD int, c *control) (vmm.Result, error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 
-	confinement, err := jail.ForVM(&cfg, os.Getenv(jail.Env))
+	confinement, err := jail.ForVM(&cfg, os.Getenv(jail.Env), os.Getenv(jail.EnvIsolated) != "")
 	if err != nil {
 		return vmm.Result{}, err
 	}
@@ -102,7 +102,7 @@ func runConfigured(configFD int, c *control) (vmm.Result, error) {
 			// The kernel gives back memory, KVM and files when the process
 			// ends, faster than Close would. What has a name is removed by
 			// the engine, or was, above.
-			return m.Wait(), nil
+			return m.Wait(), m.KeepDisks()
 		}
 	}
 }

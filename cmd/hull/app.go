@@ -64,11 +64,12 @@ func (a *app) close() {
 
 // probe tells whether this host's KVM can boot Linux.
 func probe() error {
-	info, err := kvm.Probe()
+	s, err := kvm.Open()
 	if err != nil {
 		return err
 	}
-	return info.Require()
+	defer s.Close()
+	return s.RequireLinux()
 }
 
 // isTerminal tells whether f is a terminal.

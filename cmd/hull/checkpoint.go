@@ -32,7 +32,8 @@ func newCheckpointCreate(a *app) *cobra.Command {
 		Long: `Save all of a running container, its memory and what it has written, under a name.
 It ends then, unless --leave-running is given. hull start --checkpoint lets it go on.
 Files that it has as disks (--disk) are copied, unless they are read-only. From then on a container that goes
-on has copies of these, and the files stay as they are. Containers with volumes or directories are not saved.`,
+on has its own of these, and the files stay as they are. Volumes and directories of this host are no part of
+a checkpoint: they are mounted again as they are by then. Containers with volumes that are disks are not saved.`,
 		Example: `  hull checkpoint create --leave-running web before
   hull checkpoint create web night`,
 		Args:              exactArgs(2),

@@ -34,11 +34,15 @@ func protections(p jail.Protections) []finding {
 	case p.Landlock == 1:
 		files = finding{verdictWarn, "file access", "closed to VM processes without shared directories (Landlock version 1)", "use Linux 5.19 or later"}
 	}
+	spaces := finding{verdictOK, "namespaces", "of mounts, processes, IPC, host name and network: each VM process has its own", ""}
+	if p.Namespaces != nil {
+		spaces = finding{verdictWarn, "namespaces", confined + "making them: " + p.Namespaces.Error(), "run hull as root, or let users make user namespaces"}
+	}
 	users := finding{verdictOK, "user namespaces", "can be made by this user", ""}
 	if p.UserNS != nil {
 		users = finding{verdictOK, "user namespaces", p.UserNS.Error() + "; hull does without", ""}
 	}
-	return []finding{privileges, calls, files, users}
+	return []finding{privileges, calls, files, spaces, users}
 }
 
 const (

@@ -12,6 +12,7 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hullvm/hull/virtio"
 )
@@ -69,6 +70,7 @@ type Device struct {
 	discard func([]byte) error
 	without uint64
 	limiter *virtio.Limiter // of all queues together
+	waits   virtio.Waits
 	env     virtio.Env
 	workers []*virtio.Worker
 	stats   *virtio.Worker // of the statistics queue; also in workers
@@ -90,8 +92,13 @@ func New(cfg Config) (*Device, error) {
 	if cfg.Discard == nil {
 		return nil, fmt.Errorf("virtio-balloon: no way to give memory back")
 	}
-	return &Device{discard: cfg.Discard, without: cfg.Without, limiter: virtio.NewLimiter(cfg.Rate), fresh: make(chan struct{})}, nil
+	d := &Device{discard: cfg.Discard, without: cfg.Without, fresh: make(chan struct{})}
+	d.limiter = virtio.NewLimiter(cfg.Rate).Note(&d.waits)
+	return d, nil
 }
+
+// Throttled returns for how long Config.Rate has kept queues waiting, added up.
+func (d *Device) Throttled() time.Duration { return d.waits.Total() }
 
 // SetTarget asks the driver for so many bytes of its memory, in all. It is a wish: Actual says what came of it.
 func (d *Device) SetTarget(bytes uint64) {

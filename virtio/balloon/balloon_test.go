@@ -333,6 +333,9 @@ func TestRate(t *testing.T) {
 	if calls > most {
 		t.Errorf("memory was given back %d times, want at most %d", calls, most)
 	}
+	if dev.Throttled() <= 0 {
+		t.Error("how long it was made to wait is not counted")
+	}
 	began = time.Now()
 	d.Reset()
 	if took := time.Since(began); took > time.Second {

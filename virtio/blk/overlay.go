@@ -22,14 +22,15 @@ const maxOverlaySize = 64 << 40
 // Overlay is a Backend that reads as another, its base, until it is written to: what is written goes to a file of
 // its own, and the base is never changed. Any number of overlays may share a base.
 //
-// What the file holds is known only to the Overlay that wrote it: it begins as a hole and is of use no longer
-// than the Overlay is.
+// What the file of NewOverlay holds is known only to the Overlay that wrote it: it begins as a hole and is of use no longer
+// than the Overlay is. That of OpenOverlay is kept.
 type Overlay struct {
 	base Backend
 	own  *File
 	size uint64
 	// leaves say where each block is, nil as long as all of a leaf's are the base's.
 	leaves []atomic.Pointer[leaf]
+	kept   *kept // nil if the file is of no use later
 
 	// mu serialises what changes the map, and the copying of blocks that are written in part.
 	mu   sync.Mutex
@@ -55,6 +56,23 @@ const (
 // NewOverlay makes an overlay over base. file must be a regular one that is open for reading and writing; it loses
 // what is in it and gets the size of base as a hole. The caller closes it when the device is no longer active.
 func NewOverlay(base Backend, file *os.File) (*Overlay, error) {
+	o, err := newOverlay(base, file)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range []int64{0, int64(o.blocks() * overlayBlock)} {
+		if err := file.Truncate(n); err != nil {
+			return nil, fmt.Errorf("disk overlay: %w", err)
+		}
+	}
+	if o.own, err = OpenFile(file); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// newOverlay makes an overlay without its file, whose kind it checks.
+func newOverlay(base Backend, file *os.File) (*Overlay, error) {
 	size := base.Size()
 	if size > maxOverlaySize {
 		return nil, fmt.Errorf("disk overlay %s: the base has %d bytes, at most %d are possible", file.Name(), size, uint64(maxOverlaySize))
@@ -64,19 +82,12 @@ func NewOverlay(base Backend, file *os.File) (*Overlay, error) {
 	} else if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("disk overlay %s: is not a regular file", file.Name())
 	}
-	blocks := (size + overlayBlock - 1) / overlayBlock
-	for _, n := range []int64{0, int64(blocks * overlayBlock)} {
-		if err := file.Truncate(n); err != nil {
-			return nil, fmt.Errorf("disk overlay: %w", err)
-		}
-	}
-	own, err := OpenFile(file)
-	if err != nil {
-		return nil, err
-	}
-	leaves := make([]atomic.Pointer[leaf], (blocks+leafBlocks-1)/leafBlocks)
-	return &Overlay{base: base, own: own, size: size, leaves: leaves}, nil
+	leaves := (size + overlayBlock*leafBlocks - 1) / (overlayBlock * leafBlocks)
+	return &Overlay{base: base, size: size, leaves: make([]atomic.Pointer[leaf], leaves)}, nil
 }
+
+// blocks is how many blocks the disk has, of which the last one may not be whole.
+func (o *Overlay) blocks() uint64 { return (o.size + overlayBlock - 1) / overlayBlock }
 
 // Size implements Backend.
 func (o *Overlay) Size() uint64 { return o.size }
@@ -84,8 +95,8 @@ func (o *Overlay) Size() uint64 { return o.size }
 // BlockSize is that of the file.
 func (o *Overlay) BlockSize() int { return o.own.BlockSize() }
 
-// Close gives back what o has made for itself. Base and file are the caller's.
-func (o *Overlay) Close() error { return o.own.Close() }
+// Close gives back what o has made for itself. Base and file are the caller's. A file that is kept is complete then.
+func (o *Overlay) Close() error { return errors.Join(o.Keep(), o.own.Close()) }
 
 // where tells where block is.
 func (o *Overlay) where(block uint64) place {
@@ -112,6 +123,7 @@ func (o *Overlay) mark(first, end uint64, where place) {
 			l = new(leaf)
 			slot.Store(l)
 		}
+		o.kept.note(first / leafBlocks)
 		word, shift := first%leafBlocks/64, first%64
 		n := min(64-shift, end-first)
 		mask := (^uint64(0) >> (64 - n)) << shift
@@ -184,6 +196,19 @@ func (o *Overlay) readBase(v *Vector, off, n uint64, how Mode) error {
 
 // WriteAt implements Backend. Blocks that are written in part are copied from the base first.
 func (o *Overlay) WriteAt(v *Vector, off uint64, how Mode) error {
+	if how&Through == 0 || o.kept == nil {
+		return o.write(v, off, how)
+	}
+	if how&NoWait != 0 {
+		return ErrWouldBlock
+	}
+	if err := o.write(v, off, 0); err != nil { // the map must be stable as well
+		return err
+	}
+	return o.flush()
+}
+
+func (o *Overlay) write(v *Vector, off uint64, how Mode) error {
 	end := off + v.Len()
 	first, last := off/overlayBlock, (end+overlayBlock-1)/overlayBlock
 	whole := off%overlayBlock == 0 && (end%overlayBlock == 0 || end == o.size)
@@ -255,7 +280,12 @@ func (o *Overlay) copyUp(block uint64) error {
 }
 
 // Flush implements Backend. What the base has is stable already.
-func (o *Overlay) Flush() error { return o.own.Flush() }
+func (o *Overlay) Flush() error {
+	if o.kept != nil {
+		return o.flush()
+	}
+	return o.own.Flush()
+}
 
 // Discard implements Backend: what is discarded reads as zero.
 func (o *Overlay) Discard(off, n uint64) error { return o.WriteZeroes(off, n, true) }

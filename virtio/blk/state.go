@@ -9,8 +9,15 @@ import (
 // stateVersion is the first byte of what SaveState returns; the second is the writeback field (5.2.5.2).
 const stateVersion = 1
 
-// SaveState implements virtio.Snapshotter.
+// SaveState implements virtio.Snapshotter. The file of an overlay that is kept says then what the disk is.
 func (d *Device) SaveState() ([]byte, error) {
+	d.state.Lock()
+	defer d.state.Unlock()
+	if o, ok := d.backend.(*Overlay); ok {
+		if err := o.Keep(); err != nil {
+			return nil, fmt.Errorf("disk: %w", err)
+		}
+	}
 	p := []byte{stateVersion, 0}
 	if d.writeBack.Load() {
 		p[1] = 1

@@ -46,6 +46,11 @@ type FileSystem interface {
 	// Reset forgets all nodes but the root, and closes all files: the guest has unmounted the file system, or the
 	// driver has reset the device.
 	Reset()
+
+	// Save returns what Restore needs for the guest to go on with the nodes that it knows and the files that it has open. An
+	// error says why that cannot be. No request is under way, here and in Restore, which must not trust what it gets.
+	Save() ([]byte, error)
+	Restore(p []byte) error
 }
 
 // NodeBit is set in the node numbers of requests' headers as a FileSystem sees them: go-fuse has a file of its own in

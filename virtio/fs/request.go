@@ -24,11 +24,12 @@ type session struct {
 	// under way.
 	mu     sync.RWMutex
 	server *fuse.ProtocolServer // nil outside of a session
+	init   []byte               // the request that the session began with
 }
 
-// begin starts a session, and ends the one before if there is one.
-func (s *session) begin() {
-	s.fs.Reset()
+// begin starts a session with an INIT.
+func (s *session) begin(init []byte) {
+	s.init = init
 	s.server = fuse.NewProtocolServer(s.fs, &fuse.MountOptions{
 		MaxWrite:             MaxTransfer,
 		DisableReadDirPlus:   !s.readDirPlus,
@@ -48,7 +49,7 @@ func (s *session) begin() {
 func (s *session) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.server = nil
+	s.server, s.init = nil, nil
 	s.fs.Reset()
 }
 
@@ -58,7 +59,8 @@ func (s *session) handle(code uint32, in, out [][]byte) (int, syscall.Errno) {
 	case opInit:
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.begin()
+		s.fs.Reset() // a session before this one ends
+		s.begin(slices.Concat(in...))
 	case opDestroy:
 		s.end()
 		return 0, 0

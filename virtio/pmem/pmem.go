@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hullvm/hull/virtio"
 )
@@ -53,6 +54,7 @@ type Device struct {
 	flush  func() error
 	bytes  *virtio.Limiter // these change only while the device is not active
 	ops    *virtio.Limiter
+	waits  virtio.Waits
 	env    virtio.Env
 	worker *virtio.Worker
 	// chains wait for the flush that is to come.
@@ -81,9 +83,12 @@ func (d *Device) SetLimits(l Limits) error {
 	if err := l.Validate(); err != nil {
 		return fmt.Errorf("persistent memory: %w", err)
 	}
-	d.bytes, d.ops = virtio.NewLimiter(l.Bytes), virtio.NewLimiter(l.Ops)
+	d.bytes, d.ops = virtio.NewLimiter(l.Bytes).Note(&d.waits), virtio.NewLimiter(l.Ops).Note(&d.waits)
 	return nil
 }
+
+// Throttled returns for how long limits have kept flushes waiting.
+func (d *Device) Throttled() time.Duration { return d.waits.Total() }
 
 // ID implements virtio.Device.
 func (*Device) ID() uint32 { return virtio.IDPmem }

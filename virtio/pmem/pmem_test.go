@@ -181,6 +181,20 @@ func TestLimits(t *testing.T) {
 			waits.Finish(head, n)
 		})
 	}
+	dev := device(t, nil).(*Device)
+	if err := dev.SetLimits(Limits{Ops: virtio.Rate{PerSecond: 200, Burst: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	s := suite
+	s.New = func(testing.TB) virtio.Device { return dev }
+	d := s.NewDriver(t)
+	d.Start(d.Offered())
+	for range 2 {
+		d.Rings[0].Exchange(suite.Requests[0], virtiotest.Layout{})
+	}
+	if dev.Throttled() <= 0 {
+		t.Error("how long a flush has waited is not counted")
+	}
 	if _, err := New(Config{Start: start, Size: size, Limits: Limits{Ops: virtio.Rate{Burst: 1}}}); err == nil {
 		t.Error("a burst without a rate")
 	}

@@ -127,6 +127,15 @@ func (s *Server) groups() map[string]map[string]uint64 {
 	if s.resources.entropy != nil {
 		add("entropy", "entropy_event_count", m.RNGRequests)
 		add("entropy", "entropy_bytes", m.RNGBytes)
+		add("entropy", "rate_limiter_throttled_us", uint64(m.RNGThrottled.Microseconds()))
+	}
+	for i, t := range m.PmemThrottled {
+		for _, group := range []string{"pmem", "pmem_" + s.resources.pmems[i].ID} {
+			add(group, "rate_limiter_throttled_us", uint64(t.Microseconds()))
+		}
+	}
+	if s.resources.balloon != nil {
+		add("balloon", "rate_limiter_throttled_us", uint64(m.BalloonThrottled.Microseconds()))
 	}
 	add("uart", "rate_limiter_dropped_bytes", m.SerialDropped)
 	return out

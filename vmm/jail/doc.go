@@ -7,6 +7,7 @@
 //     library may try without needing it is refused. Arguments are looked at where they matter.
 //   - Paths (Landlock): nothing can be opened, made or removed but below shared directories, and what is to be removed
 //     if the VM is orphaned. No TCP, no abstract sockets.
+//   - Namespaces, if it was started in some (Isolate): an empty root directory.
 //   - Limits: no core dumps, no more descriptors than now.
 //
 // All of it works for an ordinary user. What this host's kernel does not have is left out: Host tells. The engine adds

@@ -60,7 +60,7 @@ const (
 
 func filterOf(t *testing.T, c vmm.Config) []unix.SockFilter {
 	t.Helper()
-	j, err := ForVM(&c, "")
+	j, err := ForVM(&c, "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,12 +184,12 @@ func TestMissingPaths(t *testing.T) {
 		t.Skip("needs Landlock version 2")
 	}
 	missing := t.TempDir() + "/missing/path"
-	j, err := ForVM(&vmm.Config{OrphanRemove: []string{missing}}, "")
+	j, err := ForVM(&vmm.Config{OrphanRemove: []string{missing}}, "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	j.rules.close()
-	if _, err := ForVM(&vmm.Config{Shares: []vmm.Share{{Tag: "t", File: vmm.File{FD: 999}}}}, ""); !errors.Is(err, unix.EBADF) {
+	if _, err := ForVM(&vmm.Config{Shares: []vmm.Share{{Tag: "t", File: vmm.File{FD: 999}}}}, "", false); !errors.Is(err, unix.EBADF) {
 		t.Errorf("a share that is not open: %v", err)
 	}
 	if err := NewRemoval([]string{missing}).Remove(); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -14,6 +14,7 @@ type Protections struct {
 	Seccomp    error // nil: it has it, for all threads of a process at once
 	Landlock   int   // version of the interface; 0: none
 	UserNS     error // nil: this user may make namespaces of users
+	Namespaces error // nil: VM processes that this user starts are in namespaces of their own
 }
 
 var (
@@ -32,6 +33,7 @@ func Host() (p Protections) {
 	}
 	p.Landlock = landlockVersion()
 	p.UserNS = userNamespaces()
+	p.Namespaces = ownNamespaces()
 	return p
 }
 

@@ -28,20 +28,24 @@ const (
 type Jail struct {
 	mode  string
 	calls []call
-	caps  uint64  // to be kept, a bit for each
-	rules ruleset // of Landlock
+	caps  uint64   // to be kept, a bit for each
+	rules ruleset  // of Landlock
+	root  bool     // a root directory of its own is to be made
+	keep  []string // directories that it has
 }
 
 // ForVM prepares the jail of a process that runs the VM c and nothing else, and gets all it needs later by descriptors.
-// The files of c must be as vmm.New will find them. mode is the value of Env.
-func ForVM(c *vmm.Config, mode string) (*Jail, error) {
+// The files of c must be as vmm.New will find them. mode is the value of Env; isolated says that Isolate has started the process.
+func ForVM(c *vmm.Config, mode string, isolated bool) (*Jail, error) {
 	j, err := prepare(mode)
 	if err != nil || mode == Off {
 		return j, err
 	}
+	j.root = isolated
 	j.calls = append(j.calls, vmCalls()...)
 	if c.Vsock != nil {
 		j.calls = append(j.calls, connectCalls()...)
+		j.keep = []string{filepath.Dir(c.Vsock.Path)} // guests connect to the sockets beside that one
 	}
 	if len(c.Shares) > 0 {
 		j.calls = append(j.calls, fileCalls()...)
@@ -95,6 +99,11 @@ func (j *Jail) Enter() error {
 	defer runtime.UnlockOSThread()
 	if err := lowerLimits(); err != nil {
 		return fmt.Errorf("jail: %w", err)
+	}
+	if j.root {
+		if err := newRoot(j.keep); err != nil {
+			return fmt.Errorf("jail: %w", err)
+		}
 	}
 	if err := j.onAllThreads(); err != nil {
 		return err

@@ -239,6 +239,29 @@ func TestOffAndTrap(t *testing.T) {
 	}
 }
 
+// startWaiting starts the attempt "wait", which is confined when this returns, and has it end with the test.
+func startWaiting(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		_ = cmd.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("%q %v", line, err)
+	}
+}
+
 // TestStateOfThreads looks at a confined process from outside: each thread of it must be what the jail promises.
 func TestStateOfThreads(t *testing.T) {
 	host := jail.Host()
@@ -247,22 +270,7 @@ func TestStateOfThreads(t *testing.T) {
 		for name, c := range map[string]vmm.Config{"bare": {}, "shares": p.config()} {
 			t.Run(fmt.Sprintf("uid %d %s", uid, name), func(t *testing.T) {
 				cmd := escape(t, uid, c, "wait")
-				in, err := cmd.StdinPipe()
-				if err != nil {
-					t.Fatal(err)
-				}
-				out, err := cmd.StdoutPipe()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := cmd.Start(); err != nil {
-					t.Fatal(err)
-				}
-				defer cmd.Wait()
-				defer in.Close()
-				if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-					t.Fatalf("%q %v", line, err)
-				}
+				startWaiting(t, cmd)
 				want := map[string]string{"NoNewPrivs": "1", "CapInh": "0000000000000000", "CapAmb": "0000000000000000", "CapEff": "0000000000000000"}
 				if uid == 0 && name == "shares" {
 					want["CapEff"] = "00000000000000df"

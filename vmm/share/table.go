@@ -39,6 +39,7 @@ type table struct {
 	nodes   map[uint64]*node // without root
 	byKey   map[key]*node
 	handles map[uint64]*handle
+	gone    map[uint64]bool   // open in a guest that was restored, and not to be found; true for directories
 	last    uint64            // number given out: none is used again
 	devices map[uint64]uint64 // other devices in the share, numbered from 1
 }
@@ -47,7 +48,7 @@ type table struct {
 func newTable(st *unix.Stat_t, base int) table {
 	t := table{
 		root:  &node{id: fuse.FUSE_ROOT_ID, fd: -1, kind: unix.S_IFDIR},
-		nodes: make(map[uint64]*node), byKey: make(map[key]*node), handles: make(map[uint64]*handle),
+		nodes: make(map[uint64]*node), byKey: make(map[key]*node), handles: make(map[uint64]*handle), gone: make(map[uint64]bool),
 		last: fuse.FUSE_ROOT_ID, devices: make(map[uint64]uint64),
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
@@ -137,7 +138,7 @@ func (f *FileSystem) Forget(id, lookups uint64) {
 func (f *FileSystem) open(h *handle) (uint64, fuse.Status) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.handles) >= f.cfg.MaxFiles {
+	if len(f.handles)+len(f.gone) >= f.cfg.MaxFiles {
 		unix.Close(h.fd)
 		return 0, fuse.Status(unix.ENFILE)
 	}
@@ -154,6 +155,9 @@ func (f *FileSystem) handle(id uint64, dir bool) (*handle, fuse.Status) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	h := f.handles[id]
+	if was, gone := f.gone[id]; gone && was == dir {
+		return nil, fuse.Status(unix.ESTALE)
+	}
 	if h == nil || h.dir != dir {
 		return nil, fuse.EBADF
 	}
@@ -176,6 +180,9 @@ func (f *FileSystem) shut(id uint64, dir bool) {
 		delete(f.handles, id)
 		h.closed = true
 		f.closeIfUnused(h)
+	}
+	if was, gone := f.gone[id]; gone && was == dir {
+		delete(f.gone, id)
 	}
 }
 
@@ -202,6 +209,7 @@ func (f *FileSystem) Reset() {
 		h.closed = true
 		f.closeIfUnused(h)
 	}
+	clear(f.gone)
 	for _, n := range f.nodes {
 		n.lookups = 0
 		f.drop(n)

@@ -47,8 +47,9 @@ const (
 	archX86_64 = 62
 
 	// maxBody bounds a state, in bytes: 64 vCPUs with 12 KiB of registers each
-	// are less than 2 MiB as JSON.
-	maxBody = 16 << 20
+	// are less than 2 MiB as JSON, but the names of all files that a guest remembers
+	// of a shared directory may be 80.
+	maxBody = 128 << 20
 )
 
 // Errors of Read, to be found with errors.Is.

@@ -75,8 +75,11 @@ type monitor struct {
 	times []sample
 }
 
-// sample is one start, as times from exec.
-type sample struct{ ready, begin, first time.Duration }
+// sample is one start, as times from exec, and the most memory that the process had, in KiB.
+type sample struct {
+	ready, begin, first time.Duration
+	memory              int64
+}
 
 func bench(o options) error {
 	dir, err := os.MkdirTemp("", "apibench-")
@@ -88,10 +91,15 @@ func bench(o options) error {
 	if err := errors.Join(os.WriteFile(elf, testguest.Hello, 0o600), os.WriteFile(pvh, testguest.PVH, 0o600)); err != nil {
 		return err
 	}
-	// Another way to run hull, such as in a jail, is another monitor here.
-	monitors := []*monitor{{name: "hull", command: func(socket string) *exec.Cmd {
-		return exec.Command(o.hull, "vmm", "--api-sock", socket, "--platform", "none")
-	}, start: func(c net.Conn, ready, begin func()) error { return startHull(c, elf, ready, begin) }}}
+	hull := func(name string, env ...string) *monitor {
+		return &monitor{name: name, command: func(socket string) *exec.Cmd {
+			cmd := exec.Command(o.hull, "vmm", "--api-sock", socket, "--platform", "none")
+			cmd.Env = append(os.Environ(), env...)
+			return cmd
+		}, start: func(c net.Conn, ready, begin func()) error { return startHull(c, elf, ready, begin) }}
+	}
+	// What the jail costs is the difference.
+	monitors := []*monitor{hull("hull"), hull("hull without jail", "HULL_JAIL=off")}
 	if o.qemu != "" {
 		monitors = append(monitors, &monitor{name: "QEMU", command: func(socket string) *exec.Cmd {
 			return exec.Command(o.qemu, "-M", "microvm", "-accel", "kvm", "-cpu", "qemu64", "-m", strconv.Itoa(memoryMiB), "-kernel", pvh,
@@ -104,22 +112,22 @@ func bench(o options) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", m.name, err)
 			}
-			fmt.Fprintf(os.Stderr, "round %d  %-6s ready %7.2f ms, first word %7.2f ms\n", round, m.name, ms(s.ready), ms(s.first))
+			fmt.Fprintf(os.Stderr, "round %d  %-17s ready %7.2f ms, first word %7.2f ms\n", round, m.name, ms(s.ready), ms(s.first))
 			if round > 0 { // the first warms up
 				m.times = append(m.times, s)
 			}
 		}
 	}
 	tw := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "monitor\tready ms\tstart ms\tall ms\tmin–max\tVMs/s\t")
+	fmt.Fprintln(tw, "monitor\tready ms\tstart ms\tall ms\tmin–max\tmemory KiB\tVMs/s\t")
 	for _, m := range monitors {
 		rate, err := m.rate(dir, o.machines)
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
 		all := m.column(func(s sample) time.Duration { return s.first })
-		fmt.Fprintf(tw, "%s\t%.2f\t%.2f\t%.2f\t%.2f–%.2f\t%.1f\t\n", m.name, ms(m.median(func(s sample) time.Duration { return s.ready })),
-			ms(m.median(func(s sample) time.Duration { return s.first - s.begin })), ms(all[len(all)/2]), ms(all[0]), ms(all[len(all)-1]), rate)
+		fmt.Fprintf(tw, "%s\t%.2f\t%.2f\t%.2f\t%.2f–%.2f\t%d\t%.1f\t\n", m.name, ms(m.median(func(s sample) time.Duration { return s.ready })),
+			ms(m.median(func(s sample) time.Duration { return s.first - s.begin })), ms(all[len(all)/2]), ms(all[0]), ms(all[len(all)-1]), m.memory(), rate)
 	}
 	tw.Flush()
 	load, err := os.ReadFile("/proc/loadavg")
@@ -129,6 +137,16 @@ func bench(o options) error {
 	fmt.Printf("medians of %d interleaved rounds, all: exec to the guest's first word; %d machines for the rate, %d at once; load %s",
 		o.rounds, o.machines, runtime.NumCPU(), load)
 	return nil
+}
+
+// memory is the median of the samples'.
+func (m *monitor) memory() int64 {
+	var all []int64
+	for _, s := range m.times {
+		all = append(all, s.memory)
+	}
+	slices.Sort(all)
+	return all[len(all)/2]
 }
 
 // run starts a machine and waits for its end.
@@ -173,6 +191,9 @@ func (m *monitor) run(socket string) (s sample, err error) {
 		_ = cmd.Process.Kill()
 	}
 	_ = cmd.Wait() // the guest resets, which is an exit status of its own
+	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		s.memory = usage.Maxrss
+	}
 	if removed := os.Remove(socket); removed != nil && !errors.Is(removed, fs.ErrNotExist) {
 		err = errors.Join(err, removed)
 	}

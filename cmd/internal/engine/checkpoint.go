@@ -8,7 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/guestinit/proto"
 	"github.com/hullvm/hull/images"
@@ -51,9 +54,6 @@ var ErrNoCheckpoint = errors.New("no such checkpoint")
 
 // savable tells why a container cannot be saved: what it has outside of its VM would not be what it was.
 func (c *Config) savable() error {
-	if len(c.Mounts) > 0 {
-		return errors.New("it has volumes or directories of this host, which are not part of a checkpoint")
-	}
 	for i := range c.Disks {
 		if err := c.Disks[i].checkSavable(); err != nil {
 			return err
@@ -109,6 +109,9 @@ func (r *run) saveTo(ctx context.Context, record *Record, out *snapshot.Dir, sto
 	if client == nil || vm == nil {
 		return ErrNotRunning
 	}
+	if len(r.volumes) > 0 {
+		return fmt.Errorf("what is mounted at %s is a volume on a disk, which is not copied into a checkpoint", r.volumes[0].Destination)
+	}
 	digests, err := r.engine.imageDigests(ctx, record.ImageID)
 	if err != nil {
 		return err
@@ -137,9 +140,8 @@ func (r *run) saveTo(ctx context.Context, record *Record, out *snapshot.Dir, sto
 	if err := vm.snapshot(ctx, filepath.Join(dir, checkpointVM)); err != nil {
 		return err
 	}
-	if r.scratch.FD != 0 { // the VM process has it open, also when it has no name
-		path := fmt.Sprintf("/proc/%d/fd/%d", vm.process.Pid, r.scratch.FD)
-		if err := cloneFile(filepath.Join(dir, checkpointDisk), path); err != nil {
+	if r.scratch != nil {
+		if err := copyDisk(filepath.Join(dir, checkpointDisk), vm, r.scratch); err != nil {
 			return fmt.Errorf("copying what it has written: %w", err)
 		}
 	}
@@ -221,30 +223,28 @@ func (r *run) restore(config *vmm.Config, table *fileTable) (err error) {
 }
 
 // restoredScratch is the writable disk of a container as it was at its checkpoint.
-func (r *run) restoredScratch(keep bool) (*os.File, error) {
-	src, err := os.Open(filepath.Join(r.checkpoint.dir, checkpointDisk))
-	if err != nil {
-		return nil, err
-	}
-	defer src.Close()
-	f, err := unnamedFile(r.dir())
+func (r *run) restoredScratch(keep bool, table *fileTable) (vmm.Disk, error) {
+	saved := filepath.Join(r.checkpoint.dir, checkpointDisk)
 	if keep {
-		f, err = os.CreateTemp(r.dir(), ".scratch-")
-	}
-	if err != nil {
-		return nil, err
-	}
-	err = cloneInto(f, src)
-	if err == nil && keep {
-		err = os.Rename(f.Name(), filepath.Join(r.dir(), scratchName))
-	}
-	if err != nil {
-		if keep {
-			err = errors.Join(err, os.Remove(f.Name()))
+		if err := putDisk(filepath.Join(r.dir(), scratchName), saved); err != nil {
+			return vmm.Disk{}, err
 		}
-		return nil, errors.Join(err, f.Close())
+		return r.openScratch("", keep, table)
 	}
-	return f, nil
+	src, err := os.Open(saved)
+	if err != nil {
+		return vmm.Disk{}, err
+	}
+	f, err := unnamedFile(r.dir())
+	if err != nil {
+		return vmm.Disk{}, errors.Join(err, src.Close())
+	}
+	own := table.add(f)
+	if unix.IoctlFileClone(int(f.Fd()), int(src.Fd())) == nil {
+		return vmm.Disk{File: &own}, src.Close()
+	}
+	base := table.add(src)
+	return vmm.Disk{File: &base, Overlay: &own, Keep: true}, nil
 }
 
 // workload is the main process of a container.
@@ -442,6 +442,8 @@ func (e *Engine) createFrom(ctx context.Context, saved *checkpoint, name string)
 	config := saved.Container.Config
 	config.Image = saved.Container.ImageID // whatever has become of the name
 	config.Disks = nil                     // it has its own, once there is a directory for them
+	config.VolumesFrom = nil               // they are among its mounts
+	config.Mounts = othersMounts(config.Mounts)
 	c, err := e.Create(ctx, name, config)
 	if err != nil {
 		return nil, err
@@ -456,4 +458,13 @@ func (e *Engine) createFrom(ctx context.Context, saved *checkpoint, name string)
 		return nil, errors.Join(err, c.Leave())
 	}
 	return c, nil
+}
+
+// othersMounts are the mounts of a container that goes on with those of another: none is its own to remove, or made if it is not there.
+func othersMounts(mounts []Mount) []Mount {
+	mounts = slices.Clone(mounts)
+	for i := range mounts {
+		mounts[i].Anonymous, mounts[i].Create = false, false
+	}
+	return mounts
 }

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,7 +9,8 @@ import (
 
 // The disks of a container's own (--disk) that it writes to are copied into its checkpoints, at the moment at which its VM stands
 // still: with what the guest has in memory of a file system, no other moment's would do. A container that goes on from a
-// checkpoint has copies of these copies in its directory, for as long as there is the container; the user's files stay as they are.
+// checkpoint has copies of these copies in its directory, or shares them with others (shared_disk.go), for as long as there is the
+// container; the user's files stay as they are.
 // What is read-only is used where it is.
 
 // savedDisk is the name of the copy of disk number i, in a checkpoint and in a container's directory.
@@ -18,7 +18,7 @@ func savedDisk(i int) string { return fmt.Sprintf("disk-%d", i) }
 
 // checkSavable tells why a disk cannot be copied into a checkpoint.
 func (d *Disk) checkSavable() error {
-	if d.ReadOnly {
+	if d.ReadOnly || d.Own {
 		return nil
 	}
 	if d.Overlay {
@@ -40,15 +40,14 @@ func (r *run) saveDisks(dir string, vm *vmProcess, disks []Disk) error {
 		if d.ReadOnly {
 			continue
 		}
-		// The VM process has it open, whatever has become of the name.
-		if err := cloneFile(filepath.Join(dir, savedDisk(i)), fmt.Sprintf("/proc/%d/fd/%d", vm.process.Pid, r.ownDisks[i].FD)); err != nil {
+		if err := copyDisk(filepath.Join(dir, savedDisk(i)), vm, &r.ownDisks[i]); err != nil {
 			return fmt.Errorf("copying disk %s: %w", d.Path, err)
 		}
 	}
 	return nil
 }
 
-// takeDisks copies the disks of a checkpoint into the directory of a container that is to go on from it, and returns what they are then.
+// takeDisks brings the disks of a checkpoint to the directory of a container that is to go on from it, and returns what they are then.
 func (c *Container) takeDisks(saved *checkpoint) ([]Disk, error) {
 	disks := slices.Clone(saved.Container.Config.Disks)
 	for i := range disks {
@@ -56,18 +55,10 @@ func (c *Container) takeDisks(saved *checkpoint) ([]Disk, error) {
 			continue
 		}
 		path := filepath.Join(c.dir(), savedDisk(i))
-		temp := filepath.Join(c.dir(), "."+savedDisk(i))
-		err := os.RemoveAll(temp) // of somebody who was killed
-		if err == nil {
-			err = cloneFile(temp, filepath.Join(saved.dir, savedDisk(i)))
+		if err := putDisk(path, filepath.Join(saved.dir, savedDisk(i))); err != nil {
+			return nil, fmt.Errorf("taking a disk from the checkpoint: %w", err)
 		}
-		if err == nil {
-			err = os.Rename(temp, path)
-		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("taking a disk from the checkpoint: %w", err), os.RemoveAll(temp))
-		}
-		disks[i].Path = path
+		disks[i].Path, disks[i].Own = path, true
 	}
 	return disks, nil
 }

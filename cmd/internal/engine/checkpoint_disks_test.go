@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
@@ -8,18 +9,19 @@ import (
 	"github.com/hullvm/hull/vmm"
 )
 
-// TestDisksGoWithACheckpoint: what a container writes to is copied, twice; what is read-only stays where it is.
+// TestDisksGoWithACheckpoint: what a container writes to is copied into it, and belongs to who goes on from it; what is read-only
+// stays where it is.
 func TestDisksGoWithACheckpoint(t *testing.T) {
 	write := func(path, content string) {
 		t.Helper()
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		if err := os.WriteFile(path, diskOf(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	want := func(path, content string) {
 		t.Helper()
-		if b, err := os.ReadFile(path); err != nil || string(b) != content {
-			t.Errorf("%s: %q, %v, want %q", path, b, err, content)
+		if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, diskOf(content)) {
+			t.Errorf("%s: %.20q, %v, want %q", path, b, err, content)
 		}
 	}
 	place := t.TempDir()
@@ -42,7 +44,7 @@ func TestDisksGoWithACheckpoint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &run{ownDisks: []vmm.File{{}, {FD: int(f.Fd())}}}
+	r := &run{ownDisks: []vmm.Disk{{}, {File: &vmm.File{FD: int(f.Fd())}}}}
 	if err := r.saveDisks(saved.dir, &vmProcess{process: self}, disks); err != nil {
 		t.Fatal(err)
 	}
@@ -55,17 +57,22 @@ func TestDisksGoWithACheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(filepath.Join(c.dir(), "."+savedDisk(1)), "half of a copy whose maker was killed")
+	own := filepath.Join(c.dir(), savedDisk(1))
 	for range 2 { // it goes back to the checkpoint
 		taken, err := c.takeDisks(saved)
 		if err != nil {
 			t.Fatal(err)
 		}
-		own := filepath.Join(c.dir(), savedDisk(1))
-		if len(taken) != 2 || taken[0] != disks[0] || taken[1] != (Disk{Path: own, Direct: true}) {
+		if len(taken) != 2 || taken[0] != disks[0] || taken[1] != (Disk{Path: own, Direct: true, Own: true}) {
 			t.Fatalf("it has %+v", taken)
 		}
-		want(own, "saved")
-		write(own, "the container's")
+		if got := readDisk(t, own); !bytes.Equal(got, diskOf("saved")) {
+			t.Fatalf("it has %.20q", got)
+		}
+		writeDisk(t, own, 0, []byte("the container's"))
+		if got := readDisk(t, own); !bytes.Equal(got, diskOf("the container's")) {
+			t.Fatalf("it has %.20q", got)
+		}
 	}
 	want(filepath.Join(saved.dir, savedDisk(1)), "saved")
 	want(ours, "others")

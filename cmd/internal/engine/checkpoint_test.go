@@ -83,7 +83,6 @@ func TestWhatCannotBeSaved(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, c := range map[string]Config{
-		"volumes":     {Mounts: []Mount{{}}},
 		"cow":         {Disks: []Disk{{Path: file, Overlay: true}}},
 		"is a device": {Disks: []Disk{{Path: file}, {Path: os.DevNull}}},
 		"no such":     {Disks: []Disk{{Path: file + "2"}}},
@@ -93,11 +92,46 @@ func TestWhatCannotBeSaved(t *testing.T) {
 		}
 	}
 	for what, c := range map[string]Config{
-		"nothing": {}, "a file": {Disks: []Disk{{Path: file}}}, "a read-only device": {Disks: []Disk{{Path: os.DevNull, ReadOnly: true}}},
+		"nothing": {}, "a directory": {Mounts: []Mount{{}}}, "a file": {Disks: []Disk{{Path: file}}}, "a read-only device": {Disks: []Disk{{Path: os.DevNull, ReadOnly: true}}},
 	} {
 		if err := c.savable(); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// A copy shares the volumes of the container that it is a copy of, and does not take them with it when it goes.
+func TestMountsOfCopies(t *testing.T) {
+	e := newTestEngine(t)
+	config := sh("exit 0")
+	config.Image = "test"
+	config.Mounts = []Mount{AnonymousMount("/data"), {Source: filepath.Join(t.TempDir(), "gone"), Target: "/host", Create: true}}
+	c, err := e.Create(t.Context(), "first", config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Leave(); err != nil {
+		t.Fatal(err)
+	}
+	first, err := e.Get(t.Context(), "first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := e.createFrom(t.Context(), &checkpoint{Container: *first}, "second")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := second.latest()
+	for i, m := range r.Config.Mounts {
+		if was := first.Config.Mounts[i]; m.Source != was.Source || m.Target != was.Target || m.Anonymous || m.Create {
+			t.Errorf("mount %+v became %+v", was, m)
+		}
+	}
+	if err := errors.Join(second.Leave(), e.Remove(t.Context(), "second", false), e.RemoveAnonymous(t.Context(), r)); err != nil {
+		t.Fatal(err)
+	}
+	if !exists(e.store.volumeRoot(first.Config.Mounts[0].Source)) {
+		t.Error("the volume went with the copy")
 	}
 }
 

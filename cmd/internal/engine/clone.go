@@ -35,7 +35,12 @@ func cloneInto(dst, src *os.File) error {
 	if err := dst.Truncate(size); err != nil {
 		return err
 	}
-	for off := int64(0); off < size; {
+	return copyData(dst, src, 0, size)
+}
+
+// copyData copies the part of a sparse file from off up to limit.
+func copyData(dst, src *os.File, off, limit int64) error {
+	for off < limit {
 		start, err := unix.Seek(int(src.Fd()), off, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
 			return nil // nothing but a hole is left
@@ -43,10 +48,14 @@ func cloneInto(dst, src *os.File) error {
 		if err != nil {
 			return os.NewSyscallError("lseek", err)
 		}
+		if start >= limit {
+			return nil
+		}
 		end, err := unix.Seek(int(src.Fd()), start, unix.SEEK_HOLE)
 		if err != nil {
 			return os.NewSyscallError("lseek", err)
 		}
+		end = min(end, limit)
 		if err := copyRange(dst, src, start, end); err != nil {
 			return err
 		}

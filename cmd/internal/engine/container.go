@@ -123,7 +123,7 @@ func (c *Container) dir() string { return c.engine.store.dir(c.id) }
 
 // socket is the host's end of the VM's vsock device.
 func (c *Container) socket() string {
-	return filepath.Join(c.engine.store.runDir(c.id), socketName)
+	return filepath.Join(c.engine.store.vmDir(c.id), socketName)
 }
 
 // update writes the record after change has been made to it. What has the record of before may go on to use it.

@@ -37,23 +37,23 @@ func layersDisk(disks []images.Disk, files *fileTable) (vmm.Disk, error) {
 	return disk, nil
 }
 
-// Written is how many bytes of this host's disk the container takes that has the ID: what it has written, and its log.
-func (e *Engine) Written(id string) int64 {
-	entries, err := os.ReadDir(e.store.dir(id))
-	if err != nil {
-		return 0 // it has just gone
-	}
-	var n int64
-	for _, entry := range entries {
-		var st unix.Stat_t
-		if unix.Lstat(filepath.Join(e.store.dir(id), entry.Name()), &st) == nil {
-			n += st.Blocks * 512 // stat(2): whatever the file system's blocks are
+// openScratch adds the writable disk to the files of a VM process. The template is what it begins with.
+func (r *run) openScratch(template string, keep bool, table *fileTable) (vmm.Disk, error) {
+	if keep {
+		disk, err := openShared(filepath.Join(r.dir(), scratchName), table)
+		if !errors.Is(err, os.ErrNotExist) {
+			return disk, err
 		}
 	}
-	return n
+	f, err := openScratch(r.dir(), template, keep)
+	if err != nil {
+		return vmm.Disk{}, err
+	}
+	file := table.add(f)
+	return vmm.Disk{File: &file}, nil
 }
 
-// openScratch makes the file of the writable disk. That of a container which goes when it
+// openScratch opens the file of the writable disk, which it makes for the first life. That of a container which goes when it
 // ends has no name from the beginning, so that nothing can be left of it;
 // another's is kept in the container's directory.
 func openScratch(dir, template string, keep bool) (*os.File, error) {
@@ -110,10 +110,15 @@ type Disk struct {
 	ReadOnly bool   `json:"read_only,omitempty"`
 	Overlay  bool   `json:"overlay,omitempty"` // what the guest writes is gone when it ends
 	Direct   bool   `json:"direct,omitempty"`  // past the page cache
+	// Own says that it came from a checkpoint and is the container's own, in its directory.
+	Own bool `json:"own,omitempty"`
 }
 
 // check tells whether there is such a disk.
 func (d *Disk) check() error {
+	if d.Own {
+		return nil
+	}
 	info, err := os.Stat(d.Path)
 	switch {
 	case err != nil:
@@ -130,6 +135,14 @@ func (d *Disk) check() error {
 
 // open opens the files of disk number i for the VM process.
 func (d *Disk) open(i int, s *store, table *fileTable) (vmm.Disk, error) {
+	id := fmt.Sprintf("hull-disk-%d", i)
+	if d.Own {
+		disk, err := openShared(d.Path, table)
+		if !errors.Is(err, os.ErrNotExist) {
+			disk.ID, disk.Direct = id, d.Direct
+			return disk, err
+		}
+	}
 	flag := os.O_RDWR
 	if d.ReadOnly || d.Overlay {
 		flag = os.O_RDONLY
@@ -138,7 +151,7 @@ func (d *Disk) open(i int, s *store, table *fileTable) (vmm.Disk, error) {
 	if err != nil {
 		return vmm.Disk{}, fmt.Errorf("disk: %w", err)
 	}
-	disk := vmm.Disk{ID: fmt.Sprintf("hull-disk-%d", i), ReadOnly: d.ReadOnly, Direct: d.Direct, File: &f}
+	disk := vmm.Disk{ID: id, ReadOnly: d.ReadOnly, Direct: d.Direct, File: &f}
 	if d.Overlay {
 		if err := s.prepare(); err != nil {
 			return vmm.Disk{}, err

@@ -105,7 +105,7 @@ func TestGroupOfAGuestThatKeepsItsMemory(t *testing.T) {
 	if r := get(t, e, id); r.Config.Memory != DefaultMemory {
 		t.Errorf("memory %d", r.Config.Memory)
 	}
-	asked, err := os.ReadFile(filepath.Join(e.store.runDir(id), "balloon"))
+	asked, err := os.ReadFile(filepath.Join(e.store.vmDir(id), "balloon"))
 	if err != nil || string(asked) != "0" {
 		t.Errorf("the balloon was asked for %q: %v", asked, err)
 	}

@@ -43,7 +43,7 @@ func (e *Engine) enter(ctx context.Context, r *Record, feature string) (*inside,
 	default:
 		return nil, fmt.Errorf("container %s %w", r.ID, ErrNotRunning)
 	}
-	socket := filepath.Join(e.store.runDir(r.ID), socketName)
+	socket := filepath.Join(e.store.vmDir(r.ID), socketName)
 	client, err := dialAgent(ctx, socket)
 	if err != nil && e.endsSoon(ctx, r.ID) {
 		return nil, fmt.Errorf("container %s %w", r.ID, ErrNotRunning)

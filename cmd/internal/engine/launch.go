@@ -144,17 +144,17 @@ func (r *run) vmConfig(files *bundle.Files, table *fileTable) (vmm.Config, error
 	}
 	config.Disks = append(config.Disks, layers)
 	if !c.TmpfsRoot {
-		var f *os.File
+		var disk vmm.Disk
 		if r.checkpoint != nil {
-			f, err = r.restoredScratch(!c.AutoRemove)
+			disk, err = r.restoredScratch(!c.AutoRemove, table)
 		} else {
-			f, err = openScratch(r.dir(), files.Scratch, !c.AutoRemove)
+			disk, err = r.openScratch(files.Scratch, !c.AutoRemove, table)
 		}
 		if err != nil {
 			return vmm.Config{}, fmt.Errorf("making the container's disk: %w", err)
 		}
-		r.scratch = table.add(f)
-		config.Disks = append(config.Disks, vmm.Disk{ID: scratchID, File: &r.scratch})
+		disk.ID, r.scratch = scratchID, &disk
+		config.Disks = append(config.Disks, disk)
 	}
 	r.ownDisks = nil
 	for i := range c.Disks {
@@ -163,7 +163,7 @@ func (r *run) vmConfig(files *bundle.Files, table *fileTable) (vmm.Config, error
 			return vmm.Config{}, err
 		}
 		config.Disks = append(config.Disks, disk)
-		r.ownDisks = append(r.ownDisks, *disk.File)
+		r.ownDisks = append(r.ownDisks, disk)
 		r.guestDisks = append(r.guestDisks, diskName(len(config.Disks)-1))
 	}
 	return config, config.Validate()

@@ -85,13 +85,13 @@ type run struct {
 	volumes     []proto.Volume    // what the VM has on disks of their own
 	shares      []proto.Share     // what the VM shares with this host
 	guestDisks  []string          // names of the disks of --disk in the guest
-	ownDisks    []vmm.File        // these disks, as the VM process has them
+	ownDisks    []vmm.Disk        // these disks, as the VM process has them
 	exited      bool              // the workload has, and Exit is known
 	listener    *net.UnixListener // for the agent
 	clockOffset int64             // host's CLOCK_MONOTONIC less guest's CLOCK_BOOTTIME, ns; see hostTime
 	memory      uint64            // of the VM, bytes
 	warm        warm
-	scratch     vmm.File    // the writable disk, as the VM process has it; zero if there is none
+	scratch     *vmm.Disk   // the writable disk, as the VM process has it; nil if there is none
 	pumps       *pumps      // of the main process
 	checkpoint  *checkpoint // what it goes on from, nil for one that begins
 

@@ -36,12 +36,15 @@ type store struct {
 	joined memberships
 }
 
-func (s *store) containers() string        { return filepath.Join(s.dirs.Data, "containers") }
-func (s *store) dir(id string) string      { return filepath.Join(s.containers(), id) }
-func (s *store) hidden(id string) string   { return filepath.Join(s.containers(), "."+id) }
-func (s *store) names() string             { return filepath.Join(s.dirs.Data, "names") }
-func (s *store) nameLink(n string) string  { return filepath.Join(s.names(), n) }
-func (s *store) runDir(id string) string   { return filepath.Join(s.dirs.Run, ShortID(id)) }
+func (s *store) containers() string       { return filepath.Join(s.dirs.Data, "containers") }
+func (s *store) dir(id string) string     { return filepath.Join(s.containers(), id) }
+func (s *store) hidden(id string) string  { return filepath.Join(s.containers(), "."+id) }
+func (s *store) names() string            { return filepath.Join(s.dirs.Data, "names") }
+func (s *store) nameLink(n string) string { return filepath.Join(s.names(), n) }
+func (s *store) runDir(id string) string  { return filepath.Join(s.dirs.Run, ShortID(id)) }
+
+// vmDir has the sockets of a container's VM: its process sees this directory and no other.
+func (s *store) vmDir(id string) string    { return filepath.Join(s.runDir(id), "vm") }
 func (s *store) ownerLink(i string) string { return s.runDir(i) + ownerSuffix }
 
 const ownerSuffix = ".owner"
@@ -200,7 +203,10 @@ func (s *store) load(id string) (*Record, error) {
 		return r, err
 	}
 	if errors.Is(err, os.ErrNotExist) {
-		if _, err := os.Lstat(filepath.Join(s.dir(id), scratchName)); errors.Is(err, os.ErrNotExist) {
+		disk := filepath.Join(s.dir(id), scratchName)
+		_, file := os.Lstat(disk)
+		_, shared := os.Lstat(disk + sharedSuffix)
+		if errors.Is(file, os.ErrNotExist) && errors.Is(shared, os.ErrNotExist) {
 			return nil, fmt.Errorf("%w: %s", ErrNoContainer, ShortID(id))
 		}
 	}
@@ -297,8 +303,10 @@ func (s *store) makeRunDir(id string) error {
 	if err := os.Symlink(s.dir(id), s.ownerLink(id)); err != nil {
 		return fmt.Errorf("creating the runtime directory: %w", err)
 	}
-	if err := os.Mkdir(s.runDir(id), 0o700); err != nil {
-		return fmt.Errorf("creating the runtime directory: %w", err)
+	for _, dir := range []string{s.runDir(id), s.vmDir(id)} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return fmt.Errorf("creating the runtime directory: %w", err)
+		}
 	}
 	return nil
 }

@@ -297,7 +297,7 @@ func TestChange(t *testing.T) {
 	if r := get(t, e, "another"); r.ID != id || r.Config.Memory != memory {
 		t.Errorf("%+v", r)
 	}
-	asked, err := os.ReadFile(filepath.Join(e.store.runDir(id), "balloon"))
+	asked, err := os.ReadFile(filepath.Join(e.store.vmDir(id), "balloon"))
 	if err != nil || string(asked) != fmt.Sprint(256<<20) {
 		t.Errorf("the balloon was asked for %q: %v", asked, err)
 	}

@@ -138,15 +138,26 @@ func startVM(spec vmSpec) (_ *vmProcess, err error) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		return cmd
 	}
-	cmd := command()
-	spec.group.Enter(cmd.SysProcAttr)
-	p.spawned = monotonic()
-	err = startOn(cmd, spec.cpus)
-	if err != nil && p.group != nil {
-		// Linux 5.7 and later start processes in cgroups, unless a sandbox does not let them.
-		_ = p.group.Remove()
-		p.group, cmd = nil, command()
-		err = startOn(cmd, spec.cpus)
+	// Not each host, and not each container, lets processes be started in namespaces, or in cgroups (those of Linux 5.7 and later do).
+	var cmd *exec.Cmd
+	for _, how := range []struct{ isolated, grouped bool }{{true, true}, {false, true}, {true, false}, {false, false}} {
+		if how.grouped && spec.group == nil {
+			continue
+		}
+		cmd = command()
+		if how.isolated && !jail.Isolate(cmd, &spec.config) {
+			continue
+		}
+		if how.grouped {
+			spec.group.Enter(cmd.SysProcAttr)
+		} else if p.group != nil {
+			_ = p.group.Remove()
+			p.group = nil
+		}
+		p.spawned = monotonic()
+		if err = startOn(cmd, spec.cpus); err == nil {
+			break
+		}
 	}
 	if err != nil {
 		ours.Close()

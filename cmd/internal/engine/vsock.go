@@ -12,7 +12,7 @@ import (
 	"github.com/hullvm/hull/guestinit/proto"
 )
 
-// socketName is the host's end of a VM's vsock device, in its runtime directory.
+// socketName is the host's end of a VM's vsock device, in a directory with such sockets only.
 // The protocol is Firecracker's: a connection that begins with "CONNECT port"
 // reaches the guest; a guest that connects to the host's port N reaches whoever
 // listens on the socket with "_N" at its name's end.
@@ -124,7 +124,7 @@ func acceptAgent(ctx context.Context, l *net.UnixListener) (*proto.Client, error
 // CheckRunDir tells whether the runtime directory's path leaves room for the
 // names of sockets in it.
 func CheckRunDir(dir string) error {
-	longest := hostSocket((&store{dirs: Dirs{Run: dir}}).runDir(newID())+"/"+socketName, proto.PortControl)
+	longest := hostSocket((&store{dirs: Dirs{Run: dir}}).vmDir(newID())+"/"+socketName, proto.PortControl)
 	if len(longest) > maxSocketPath {
 		return fmt.Errorf("runtime directory %s: its path is %d characters too long for sockets; choose a shorter one with $HULL_RUN_DIR", dir, len(longest)-maxSocketPath)
 	}

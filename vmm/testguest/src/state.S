@@ -101,6 +101,10 @@ _start:
 	movl	$0, 0x10(%rbx)
 	movl	$(0x10 + 2 * DISKPIN), (%rbx)
 	movl	$0x41, 0x10(%rbx)
+	sysret_on
+	movq	%cr4, %rax		# OSFXSR: without it a processor has no SSE
+	orl	$0x200, %eax
+	movq	%rax, %cr4
 	setmsr	0xc0000081, 0, 0x00080008	# STAR: SYSRET takes CS 0x1b, SS 0x13
 	setmsr	0xc0000082, 0x11223344, 0	# LSTAR
 	setmsr	0xc0000084, 0x40700, 0		# SFMASK

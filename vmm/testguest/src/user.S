@@ -8,7 +8,7 @@ _start:
 	movq	%rax, gdtr+2(%rip)
 	lgdt	gdtr(%rip)
 	movl	$0x3002, %r11d		# RFLAGS: IOPL 3
-	leaq	user(%rip), %rcx
+	sysret_on
 	movl	$0xc0000081, %ecx	# STAR: SYSRET takes CS 0x1b, SS 0x13
 	rdmsr
 	movl	$0x00080008, %edx

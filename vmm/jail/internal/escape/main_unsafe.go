@@ -32,7 +32,7 @@ func main() {
 	attempt, path, _ := strings.Cut(os.Args[2], " ")
 	var c vmm.Config
 	fail(json.Unmarshal([]byte(config), &c))
-	j, err := jail.ForVM(&c, os.Getenv(jail.Env))
+	j, err := jail.ForVM(&c, os.Getenv(jail.Env), os.Getenv(jail.EnvIsolated) != "")
 	fail(err)
 	// Threads that were there before, one of them in a system call that lasts.
 	r, _, err := os.Pipe()
