@@ -93,6 +93,8 @@ func TestHostilePeer(t *testing.T) {
 			t.Fatalf("got %q, want the packet %q for the guest", f, want)
 		}
 	}
+	// A packet is counted after the guest has it.
+	await(t, func() bool { return w.u.PeerStats().Received >= 2 })
 	if s := w.u.PeerStats(); s.Refused != uint64(len(bad)) || s.Received != 2 {
 		t.Errorf("%+v, want %d refused and 2 received", s, len(bad))
 	}
