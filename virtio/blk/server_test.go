@@ -203,12 +203,12 @@ func TestLimits(t *testing.T) {
 	d.Start(d.Offered())
 	r := d.Rings[0]
 	write := virtiotest.Request{Name: "write", Out: ask(tOut, 8, make([]byte, SectorSize)...), In: 1, Check: answers(sOK, nil)}
+	begin = time.Now()
 	r.Exchange(write, virtiotest.Layout{})
 	r.Exchange(readTwo, virtiotest.Layout{}) // has no limit
 	s := r.Place(write, virtiotest.Layout{})
 	r.Offer(s.Head())
 	r.Kick()
-	begin = time.Now()
 	for range 3 {
 		if err := d.Dev.Pause(); err != nil {
 			t.Fatal(err)
@@ -232,11 +232,10 @@ func TestLimits(t *testing.T) {
 func TestLimitedRequestsDoNotHoldBackWhatIsDone(t *testing.T) {
 	g := newGate(t)
 	cfg := Config{Backend: g}
-	cfg.Limits.ReadOps = virtio.Rate{PerSecond: 1, Burst: 1}
+	cfg.Limits.ReadOps = virtio.Rate{PerSecond: 1, Interval: 1 << 40, Burst: 1} // there is no second
 	d, _ := driver(t, cfg)
 	d.Start(d.Offered())
 	r := d.Rings[0]
-	begin := time.Now()
 	for range 2 {
 		r.Offer(r.Place(readTwo, virtiotest.Layout{}).Head())
 	}
@@ -244,9 +243,6 @@ func TestLimitedRequestsDoNotHoldBackWhatIsDone(t *testing.T) {
 	eventually(t, "the first waits for the storage", func() bool { return g.waiting.Load() == 1 })
 	close(g.open)
 	r.AwaitUsed()
-	if took := time.Since(begin); took > 900*time.Millisecond {
-		t.Errorf("the first came back after %v, with the second", took)
-	}
 	d.Write(virtiotest.RegStatus, 0) // and the second is not waited for
 }
 
