@@ -99,13 +99,30 @@ func (m *mux) timeout() int {
 
 func (m *mux) allTimers() [3]*timers { return [3]*timers{&m.patience, &m.retry, &m.stall} }
 
-// expire handles all timers that are due.
-func (m *mux) expire() {
-	if m.acceptAgain != 0 && m.now() >= m.acceptAgain {
+// maxPut bounds the rounds of the loop for which timers are put off: a guest that sends without end does not stop them.
+const maxPut = 1024
+
+// judges reports whether timers are to be looked at in this round: when nothing is left that has come already. drained says that
+// there were no more events.
+func (m *mux) judges(drained bool) bool {
+	said := m.txWork && m.tx != nil && !m.txHeld && m.hears == 0 // by the guest, and to be looked at in the next round
+	if drained && !m.again && !said || m.put == maxPut {
+		m.put = 0
+		return true
+	}
+	m.put++
+	return false
+}
+
+// expire handles all timers that were due when this round of the loop began. Where this process did not run for a while (its CPU
+// time was used up, it or its host was stopped) all of them are due when it goes on, and what they have waited for may have been
+// there for long: it comes with the events of that round.
+func (m *mux) expire(now int64) {
+	if m.acceptAgain != 0 && now >= m.acceptAgain {
 		m.resumeAccept()
 	}
 	for _, t := range m.allTimers() {
-		for t.head != nil && t.head.c.due <= m.now() {
+		for t.head != nil && t.head.c.due <= now {
 			m.expired(t.head.c, t)
 		}
 	}

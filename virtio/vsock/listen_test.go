@@ -302,6 +302,36 @@ func TestPatience(t *testing.T) {
 	g.awaitConns(0)
 }
 
+// TestPatienceAfterAPause: when nobody has run for longer than the device is patient, what was said in the meantime counts.
+func TestPatienceAfterAPause(t *testing.T) {
+	g := newDriver(t, options{queue: 64})
+	said, silent := g.dialHost(), g.dialHost()
+	said.Write([]byte("CONNECT 5\n"))
+	p := g.receive()
+	silent.Write([]byte("CONNECT 6\n"))
+	q := g.receive()
+	if err := g.dev.do(func(m *mux) {
+		for range 2 * txBudget { // there is more than one round's work
+			g.send(packet{header: header{srcPort: 9, dstPort: 9, op: opRST}})
+		}
+		g.send(packet{header: header{srcPort: 5, dstPort: p.srcPort, op: opResponse, bufAlloc: plenty}})
+		for _, c := range m.slots {
+			if c != nil {
+				c.due = m.now()
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := readLine(t, said), fmt.Sprintf("OK %d", p.srcPort); got != want {
+		t.Errorf("who was answered reads %q, want %q", got, want)
+	}
+	g.expect(opRST, q.srcPort, 6)
+	if b, err := io.ReadAll(silent); len(b) > 0 || err != nil {
+		t.Errorf("who was not answered reads %q, %v", b, err)
+	}
+}
+
 // TestBusyListener: a guest waits for a program whose backlog is full, and is refused when it goes.
 func TestBusyListener(t *testing.T) {
 	g := newDriver(t, options{})

@@ -78,6 +78,7 @@ type mux struct {
 	rxStarve bool  // the receive queue is empty, and the driver will kick
 	again    bool  // a budget has run out: do not sleep
 	rounds   int   // of the loop; an idle device makes none
+	put      int   // rounds for which timers that are due have been put off
 	turns    virtio.Turns
 
 	slots      []*conn
@@ -150,6 +151,7 @@ func (m *mux) watch(fd int, about int32, gen uint32, events uint32) error {
 func (m *mux) run() {
 	for !m.finished() {
 		m.turns.Take()
+		began := m.now()
 		n, err := unix.EpollWait(m.ep, m.events[:], m.timeout())
 		if err != nil {
 			n = 0 // EINTR; nothing else is possible
@@ -159,9 +161,14 @@ func (m *mux) run() {
 		for i := range m.events[:n] {
 			m.handle(&m.events[i])
 		}
-		m.expire()
 		if m.active() {
 			m.serve()
+		}
+		if m.judges(n < len(m.events)) {
+			m.expire(began)
+			if m.active() {
+				m.serve()
+			}
 		}
 	}
 	m.closeErr = errors.Join(m.closeErr, m.release())
