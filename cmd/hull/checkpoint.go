@@ -33,7 +33,8 @@ func newCheckpointCreate(a *app) *cobra.Command {
 It ends then, unless --leave-running is given. hull start --checkpoint lets it go on.
 Files that it has as disks (--disk) are copied, unless they are read-only. From then on a container that goes
 on has its own of these, and the files stay as they are. Volumes and directories of this host are no part of
-a checkpoint: they are mounted again as they are by then. Containers with volumes that are disks are not saved.`,
+a checkpoint: they are mounted again as they are by then. A container that writes to a volume which is a disk can
+only be saved as it ends, and goes on if nobody has written to that disk since.`,
 		Example: `  hull checkpoint create --leave-running web before
   hull checkpoint create web night`,
 		Args:              exactArgs(2),

@@ -26,8 +26,8 @@ const (
 	checkpointRecord = "checkpoint.json" // a checkpoint
 )
 
-// checkpointVersion is the version of what a checkpoint says.
-const checkpointVersion = 1
+// checkpointVersion is the latest version of what a checkpoint says. One is written in the first version that has all of it.
+const checkpointVersion = checkpointVersionVolumes
 
 // checkpoint is what a restore must know of a container that was saved, besides its machine and its disk.
 type checkpoint struct {
@@ -38,7 +38,8 @@ type checkpoint struct {
 	// Digests are names by digest under which registries have the container's image.
 	Digests []string          `json:"digests,omitempty"`
 	Frozen  proto.Frozen      `json:"frozen"`
-	Cards   []proto.Interface `json:"cards,omitempty"` // network cards of the VM
+	Cards   []proto.Interface `json:"cards,omitempty"`   // network cards of the VM
+	Volumes []savedVolume     `json:"volumes,omitempty"` // that are disks
 
 	dir string // where it is
 }
@@ -109,8 +110,8 @@ func (r *run) saveTo(ctx context.Context, record *Record, out *snapshot.Dir, sto
 	if client == nil || vm == nil {
 		return ErrNotRunning
 	}
-	if len(r.volumes) > 0 {
-		return fmt.Errorf("what is mounted at %s is a volume on a disk, which is not copied into a checkpoint", r.volumes[0].Destination)
+	if err := checkSavableVolumes(r.volumes, stop); err != nil {
+		return err
 	}
 	digests, err := r.engine.imageDigests(ctx, record.ImageID)
 	if err != nil {
@@ -148,7 +149,14 @@ func (r *run) saveTo(ctx context.Context, record *Record, out *snapshot.Dir, sto
 	if err := r.saveDisks(dir, vm, record.Config.Disks); err != nil {
 		return err
 	}
-	c := checkpoint{Version: checkpointVersion, Created: time.Now(), Container: *record, Digests: digests, Frozen: *frozen}
+	volumes, err := r.saveVolumes()
+	if err != nil {
+		return err
+	}
+	c := checkpoint{Version: 1, Created: time.Now(), Container: *record, Digests: digests, Frozen: *frozen, Volumes: volumes}
+	if len(volumes) > 0 {
+		c.Version = checkpointVersionVolumes
+	}
 	if r.network != nil {
 		c.Cards = r.network.cards
 	}

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/images/scratch"
-	"github.com/hullvm/hull/vmm"
 )
 
 // Volumes:
@@ -466,33 +465,3 @@ func (e *Engine) createVolumes(ctx context.Context, c *Config) error {
 func AnonymousMount(target string) Mount {
 	return Mount{Volume: true, Anonymous: true, Source: newID(), Target: target}
 }
-
-// openDiskVolume opens the disk of a volume for the VM, nil if it is a directory. Nobody else has it meanwhile, but that all
-// may read what all only read.
-func (r *run) openDiskVolume(m *Mount, table *fileTable) (*vmm.Disk, error) {
-	path := filepath.Join(r.engine.store.volumeRoot(m.Source), volumeDiskName)
-	flag, lock := os.O_RDWR, unix.LOCK_EX
-	if m.ReadOnly {
-		flag, lock = os.O_RDONLY, unix.LOCK_SH
-	}
-	f, err := os.OpenFile(path, flag|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("volume %s: %w", m.Source, err)
-	}
-	file := table.add(f) // the VM process has the same lock by it
-	if err := flock(f, lock); errors.Is(err, errLocked) {
-		return nil, fmt.Errorf("volume %s: it is a disk and in use by another container: a disk is one container's at a time, unless all have it read-only", m.Source)
-	} else if err != nil {
-		return nil, fmt.Errorf("volume %s: %w", m.Source, err)
-	}
-	if m.ReadOnly && needsRecovery(f) {
-		return nil, fmt.Errorf("volume %s: the VM that had it last was killed, and what its journal has must be written to it first: mount it once without :ro", m.Source)
-	}
-	return &vmm.Disk{ID: fmt.Sprintf("hull-volume-%d", len(table.files)), ReadOnly: m.ReadOnly, File: &file}, nil
-}
-
-// maxGuestDisks is how many disks a VM can have: there are letters for them.
-const maxGuestDisks = 26
