@@ -17,7 +17,7 @@ import (
 // groupFile is what is in a file of a container's cgroup.
 func groupFile(t testing.TB, r *Record, name string) string {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(r.State.Group.Dir, name))
+	b, err := os.ReadFile(cgroup.File(r.State.Group.Dir, name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +27,7 @@ func groupFile(t testing.TB, r *Record, name string) string {
 // charge sets what is charged to a container's cgroup, in a test's words of the kernel's.
 func charge(t testing.TB, r *Record, name, value string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(r.State.Group.Dir, name), []byte(value), 0o644); err != nil {
+	if err := os.WriteFile(cgroup.File(r.State.Group.Dir, name), []byte(value), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

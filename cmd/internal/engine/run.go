@@ -76,6 +76,7 @@ type run struct {
 	cancel context.CancelCauseFunc // of all the work
 	relay  *relay
 	ran    bool // the workload was started
+	alone  bool // this process is there for the container alone, and may use of this host what the container may
 
 	probed   chan struct{} // closed when probeErr is known
 	probeErr error

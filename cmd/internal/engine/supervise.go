@@ -102,6 +102,7 @@ func (e *Engine) superviseHeld(ctx context.Context, id string, lock *lockFile, o
 		return Exit{}, errors.Join(err, c.save(func(st *State) { st.end(Exit{}, false, err) }))
 	}
 	defer s.close()
+	s.alone = true
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go o.listen(cancel)

@@ -28,6 +28,7 @@ type supervisor struct {
 	hub      *hub
 	logFile  *logfile.Writer // nil: no log is kept
 	listener *net.UnixListener
+	alone    bool // this process has nothing else to do
 	serving  sync.WaitGroup
 	saving   sync.Mutex    // held while the container is being saved
 	stopping chan struct{} // closed when there are to be no more lives
@@ -168,7 +169,7 @@ func (s *supervisor) live(ctx context.Context, a Attach, line *timeline.Timeline
 	}
 	defer s.hub.end()
 	a.Stdout, a.Stderr = s.hub.writer(muxStdout, a.Stdout), s.hub.writer(muxStderr, a.Stderr)
-	r := &run{Container: s.Container, record: s.latest(), attach: a, line: line, ended: make(chan struct{}), onExit: s.hub.workloadEnded}
+	r := &run{Container: s.Container, record: s.latest(), attach: a, line: line, alone: s.alone, ended: make(chan struct{}), onExit: s.hub.workloadEnded}
 	s.mu.Lock()
 	s.life = r
 	s.mu.Unlock()

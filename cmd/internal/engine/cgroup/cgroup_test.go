@@ -134,8 +134,8 @@ func TestSweep(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	dir := tree(t, map[string]string{
-		"cpu.stat": "usage_usec 1500000\nuser_usec 1\nthrottled_usec 2000\n", "memory.current": "1000\n", "memory.stat": "anon 1\ninactive_file 300\nactive_file 200\n",
-		"pids.current": "7\n", "memory.events": "low 0\noom 2\noom_kill 1\n",
+		"cpu.stat": "usage_usec 1500000\nuser_usec 1\nthrottled_usec 2000\n", "vm/memory.current": "1000\n", "vm/memory.stat": "anon 1\ninactive_file 300\nactive_file 200\n",
+		"vm/pids.current": "7\n", "vm/memory.events": "low 0\noom 2\noom_kill 1\n",
 	})
 	want := Usage{CPU: 1500 * time.Millisecond, Throttled: 2 * time.Millisecond, Memory: 500, PIDs: 7, OOMKills: 1}
 	if got, err := ReadUsage(dir); err != nil || got != want {
@@ -144,7 +144,7 @@ func TestUsage(t *testing.T) {
 	if _, err := ReadUsage(t.TempDir()); err == nil {
 		t.Error("nothing is charged to what is no group")
 	}
-	if err := os.WriteFile(filepath.Join(dir, "memory.stat"), []byte("inactive_file 5000\nactive_file nonsense\n"), 0o644); err != nil {
+	if err := os.WriteFile(File(dir, "memory.stat"), []byte("inactive_file 5000\nactive_file nonsense\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := ReadUsage(dir); err != nil || got.Memory != 0 {
@@ -167,7 +167,7 @@ func TestProcess(t *testing.T) {
 	limits := Limits{CPUs: 0.5, Memory: 64 << 20, PIDs: 2}
 	if err != nil { // no controllers: groups there are
 		t.Log(err)
-		b, limits = &Base{top: root, dir: filepath.Join(root, name), remove: unix.Rmdir}, Limits{}
+		b, limits = &Base{root: root, top: root, dir: filepath.Join(root, name), remove: unix.Rmdir}, Limits{}
 	}
 	g, err := b.Make("one", limits)
 	if err != nil {
@@ -190,7 +190,7 @@ func TestProcess(t *testing.T) {
 	}
 	buf := make([]byte, 4096)
 	n, err := out.Read(buf)
-	if err != nil || !strings.Contains(string(buf[:n]), "/"+name+"/one\n") {
+	if err != nil || !strings.Contains(string(buf[:n]), "/"+name+"/one/vm\n") {
 		t.Errorf("the process is in %q, %v", buf[:n], err)
 	}
 	for file, want := range map[string]string{"cpu.max": "50000 100000", "memory.max": "67108864", "pids.max": "2"} {
@@ -201,6 +201,26 @@ func TestProcess(t *testing.T) {
 	if u, err := g.Usage(); limits.CPUs > 0 && (err != nil || u.PIDs == 0) {
 		t.Errorf("%+v, %v", u, err)
 	}
+	// Who works for the guest is in its group as well, until there is none.
+	place := func() string {
+		own, err := os.ReadFile("/proc/self/cgroup")
+		if err != nil {
+			t.Fatal(err)
+		}
+		place, _ := placeIn(own)
+		return place
+	}
+	before := place()
+	g.Join()
+	if got := place(); !strings.HasSuffix(got, "/"+name+"/one/supervisor") {
+		t.Errorf("this process is in %s", got)
+	}
+	defer func() {
+		g.Join() // too late
+		if got := place(); got != before {
+			t.Errorf("this process is in %s, and was in %s", got, before)
+		}
+	}()
 	if err := b.Sweep(func(string) bool { return true }); err != nil {
 		t.Error(err)
 	}

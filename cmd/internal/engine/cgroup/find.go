@@ -30,6 +30,7 @@ const (
 
 // Base is where groups are made.
 type Base struct {
+	root        string // of the hierarchy
 	top         string // the highest group that is this user's
 	dir         string // that of all groups: the child of top that they are children of
 	controllers []string
@@ -67,7 +68,7 @@ func find(mounts, own []byte, name string) (*Base, error) {
 	if top == "" {
 		return nil, fmt.Errorf("%w: %s is not this user's: start hull where systemd has given the user one, as in systemd-run --user --scope, or a service of the user's", ErrNone, here)
 	}
-	b := &Base{top: top, dir: filepath.Join(top, name), remove: unix.Rmdir}
+	b := &Base{root: root, top: top, dir: filepath.Join(top, name), remove: unix.Rmdir}
 	all, err := os.ReadFile(filepath.Join(top, "cgroup.controllers"))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNone, err)

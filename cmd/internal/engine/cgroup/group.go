@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,11 +23,31 @@ type Limits struct {
 	IOWeight int     // its share of the host's storage, 10 to 1000, as docker counts: others have 500
 }
 
-// Group is the group of one VM's process.
+// Group is the group of one VM. There are two in it: that of the VM's process, and that of the process which works for it alone, if
+// there is one: what a guest has others do for it is charged to the guest.
 type Group struct {
 	base *Base
 	dir  string
-	file *os.File // the directory
+	file *os.File // the directory of the VM's process
+
+	mu     sync.Mutex // of what follows
+	origin string     // where the process was that has joined; "" if none has
+	gone   bool       // Remove was called
+}
+
+// The groups in a VM's. Time on CPUs and the share of the storage are for both of them, memory and threads for the first: the other
+// process must not be killed for what the guest has.
+const (
+	processName = "vm"
+	helperName  = "supervisor"
+)
+
+// File is where the group in a directory has a file of the kernel's: memory.max, cpu.stat.
+func File(dir, name string) string {
+	if controller, _, _ := strings.Cut(name, "."); controller == Memory || controller == PIDs {
+		dir = filepath.Join(dir, processName)
+	}
+	return filepath.Join(dir, name)
 }
 
 // period is what a group's time on CPUs is shared out in: the kernel's default.
@@ -44,13 +65,13 @@ func (b *Base) Make(name string, l Limits) (_ *Group, err error) {
 	if err := b.enable(b.top); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNone, err)
 	}
-	_ = b.remove(g.dir) // of a process that was killed
-	for range 3 {       // whoever has just removed the last group removes that of all of them
+	_ = b.removeTree(g.dir) // of a process that was killed
+	for range 3 {           // whoever has just removed the last group removes that of all of them
 		if err = os.Mkdir(b.dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, fmt.Errorf("%w: %w", ErrNone, err)
 		}
 		if err = b.enable(b.dir); err == nil {
-			err = os.Mkdir(g.dir, 0o755)
+			err = b.makeTree(g.dir)
 		}
 		if !errors.Is(err, os.ErrNotExist) {
 			break
@@ -74,8 +95,37 @@ func (b *Base) Make(name string, l Limits) (_ *Group, err error) {
 			}
 		}
 	}
-	g.file, err = os.Open(g.dir)
+	g.file, err = os.Open(filepath.Join(g.dir, processName))
 	return g, err
+}
+
+// makeTree makes a VM's group and those in it. What could not be removed, because this process is in it, is as good.
+func (b *Base) makeTree(dir string) error {
+	for i, d := range groupsOf(dir) {
+		if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		if i == 0 {
+			if err := b.enable(dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// removeTree removes what makeTree makes. The error is that of the group itself.
+func (b *Base) removeTree(dir string) error {
+	dirs := groupsOf(dir)
+	for _, d := range slices.Backward(dirs[1:]) {
+		_ = b.remove(d)
+	}
+	return b.remove(dir)
+}
+
+// groupsOf are a VM's group, and those in it.
+func groupsOf(dir string) []string {
+	return []string{dir, filepath.Join(dir, processName), filepath.Join(dir, helperName)}
 }
 
 // enable hands the controllers on to the children of a group.
@@ -144,7 +194,7 @@ func (g *Group) write(name, value string) error {
 	if g.base.bare {
 		flags |= os.O_CREATE | os.O_TRUNC
 	}
-	f, err := os.OpenFile(filepath.Join(g.dir, name), flags, 0o644)
+	f, err := os.OpenFile(File(g.dir, name), flags, 0o644)
 	if err != nil {
 		return err
 	}
@@ -159,21 +209,56 @@ func (g *Group) Enter(attr *syscall.SysProcAttr) {
 	}
 }
 
+// Join has this process work in the group, for the guest, until Remove is called. It does nothing where the process may not: an ordinary
+// user's cannot be moved out of a login session.
+func (g *Group) Join() {
+	if g == nil || g.base.bare {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	own, err := os.ReadFile("/proc/self/cgroup")
+	place, ok := placeIn(own)
+	if err != nil || !ok || g.gone {
+		return
+	}
+	if enter(filepath.Join(g.dir, helperName)) == nil {
+		g.origin = filepath.Join(g.base.root, place)
+	}
+}
+
+// leave takes this process out of the group again. Where it was may be gone: the hierarchy's root is always there.
+func (g *Group) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.gone = true
+	if g.origin != "" && enter(g.origin) != nil {
+		_ = enter(g.base.root) // else the group stays until this process has ended, and is swept
+	}
+	g.origin = ""
+}
+
+// enter moves this process to the group in a directory.
+func enter(dir string) error {
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
+}
+
 // Dir is the group's directory.
 func (g *Group) Dir() string { return g.dir }
 
 // Controllers are those that bound the group.
 func (g *Group) Controllers() []string { return g.base.controllers }
 
-// Remove removes the group, which nobody may be in any more. It does nothing on nil.
+// Remove removes the group, which nobody may be in any more but this process, if it has joined. It does nothing on nil.
 func (g *Group) Remove() error {
 	if g == nil {
 		return nil
 	}
+	g.leave()
 	if g.file != nil {
 		g.file.Close()
 	}
-	if err := g.base.remove(g.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := g.base.removeTree(g.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing cgroup %s: %w", g.dir, err)
 	}
 	_ = unix.Rmdir(g.base.dir) // unless there are others
@@ -182,7 +267,7 @@ func (g *Group) Remove() error {
 
 // RemoveDir removes the group in a directory, if nobody is in it.
 func RemoveDir(dir string) {
-	if unix.Rmdir(dir) == nil {
+	if (&Base{remove: unix.Rmdir}).removeTree(dir) == nil {
 		_ = unix.Rmdir(filepath.Dir(dir))
 	}
 }
@@ -198,7 +283,7 @@ func (b *Base) Sweep(stale func(name string) bool) error {
 	}
 	for _, e := range entries {
 		if e.IsDir() && stale(e.Name()) {
-			_ = b.remove(filepath.Join(b.dir, e.Name())) // one that somebody is still in goes with the next sweep
+			_ = b.removeTree(filepath.Join(b.dir, e.Name())) // one that somebody is still in goes with the next sweep
 		}
 	}
 	_ = unix.Rmdir(b.dir) // unless there are others

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +21,7 @@ type Usage struct {
 // ReadUsage reads what is charged to the group in a directory, as far as its controllers tell.
 func ReadUsage(dir string) (Usage, error) {
 	var u Usage
-	stat, err := os.ReadFile(filepath.Join(dir, "cpu.stat"))
+	stat, err := os.ReadFile(File(dir, "cpu.stat"))
 	if err != nil {
 		return u, err
 	}
@@ -30,13 +29,13 @@ func ReadUsage(dir string) (Usage, error) {
 	u.Throttled = time.Duration(field(stat, "throttled_usec")) * time.Microsecond
 	if memory, err := number(dir, "memory.current"); err == nil {
 		u.Memory = memory
-		if stat, err := os.ReadFile(filepath.Join(dir, "memory.stat")); err == nil {
+		if stat, err := os.ReadFile(File(dir, "memory.stat")); err == nil {
 			cached := field(stat, "active_file") + field(stat, "inactive_file")
 			u.Memory -= min(cached, u.Memory)
 		}
 	}
 	u.PIDs, _ = number(dir, "pids.current") // 0 without the controller
-	if events, err := os.ReadFile(filepath.Join(dir, "memory.events")); err == nil {
+	if events, err := os.ReadFile(File(dir, "memory.events")); err == nil {
 		u.OOMKills = field(events, "oom_kill")
 	}
 	return u, nil
@@ -49,7 +48,7 @@ func (g *Group) Usage() (Usage, error) { return ReadUsage(g.dir) }
 func Settings(dir string) map[string]string {
 	set := make(map[string]string)
 	for _, name := range []string{"cpu.max", "memory.max", "pids.max", "io.weight"} {
-		if value, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
+		if value, err := os.ReadFile(File(dir, name)); err == nil {
 			set[name] = strings.TrimSpace(string(value))
 		}
 	}
@@ -63,13 +62,14 @@ func (g *Group) MemoryMax() uint64 {
 }
 
 func number(dir, name string) (uint64, error) {
-	b, err := os.ReadFile(filepath.Join(dir, name))
+	path := File(dir, name)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
 	}
 	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", filepath.Join(dir, name), err)
+		return 0, fmt.Errorf("%s: %w", path, err)
 	}
 	return n, nil
 }
