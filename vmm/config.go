@@ -127,6 +127,9 @@ type Disk struct {
 	Keep bool `json:"keep,omitempty"`
 	// Direct reads and writes past the host's page cache.
 	Direct bool `json:"direct,omitempty"`
+	// Unsafe offers the guest no way of making what it writes stable (VIRTIO_BLK_F_FLUSH): it is not when this host fails, whatever the
+	// guest believes, and a guest that syncs a lot is faster.
+	Unsafe bool `json:"unsafe,omitempty"`
 	// Queues is how many queues the disk has, 1 to 16; 0 means one for each vCPU, at most 4.
 	Queues int        `json:"queues,omitempty"`
 	Limits blk.Limits `json:"limits,omitzero"`

@@ -54,7 +54,7 @@ func (m *Machine) newDisk(cfg Disk) (*blk.Device, error) {
 	if queues == 0 {
 		queues = min(m.cfg.CPUs, maxDiskQueues)
 	}
-	dev, err := blk.New(blk.Config{Backend: b.Backend, ReadOnly: cfg.readOnly(), ID: cfg.ID, Queues: queues, Limits: cfg.Limits})
+	dev, err := blk.New(blk.Config{Backend: b.Backend, ReadOnly: cfg.readOnly(), ID: cfg.ID, Queues: queues, Unsafe: cfg.Unsafe, Limits: cfg.Limits})
 	if err != nil {
 		return nil, errors.Join(err, b.Close())
 	}

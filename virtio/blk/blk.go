@@ -98,6 +98,8 @@ type Config struct {
 	BlockSize int
 	// Queues is how many queues requests can come through, 1 to MaxQueues; 0 means 1.
 	Queues int
+	// Unsafe leaves the driver no way of making writes stable, and none are made so: they reach the host's disk when its kernel likes.
+	Unsafe bool
 	Limits Limits
 }
 
@@ -295,20 +297,27 @@ func (*Device) ID() uint32 { return virtio.IDBlock }
 
 // Features implements virtio.Device.
 func (d *Device) Features() uint64 {
-	f := uint64(1<<fSegMax | 1<<fBlkSize | 1<<fTopology | 1<<fFlush)
+	f := uint64(1<<fSegMax | 1<<fBlkSize | 1<<fTopology)
+	if !d.cfg.Unsafe {
+		f |= 1 << fFlush
+	}
 	if d.cfg.Queues > 1 {
 		f |= 1 << fMQ
 	}
 	if d.cfg.ReadOnly {
 		return f | 1<<fRO
 	}
-	return f | 1<<fDiscard | 1<<fWriteZeroes | 1<<fConfigWCE
+	f |= 1<<fDiscard | 1<<fWriteZeroes
+	if !d.cfg.Unsafe {
+		f |= 1 << fConfigWCE
+	}
+	return f
 }
 
 // CheckFeatures implements virtio.FeatureChecker. No choice is wrong, but it decides how writes begin: without
 // FLUSH a driver has no way of making them stable (5.2.5.2).
 func (d *Device) CheckFeatures(features uint64) error {
-	d.setWriteBack(features&(1<<fFlush) != 0)
+	d.setWriteBack(d.cfg.Unsafe || features&(1<<fFlush) != 0)
 	return nil
 }
 
@@ -336,7 +345,7 @@ func (d *Device) ReadConfig(off uint64, p []byte) {
 
 // WriteConfig implements virtio.ConfigWriter: the driver turns the write cache on and off (5.2.5.2).
 func (d *Device) WriteConfig(off uint64, p []byte) {
-	if off == offWriteback && len(p) == 1 && p[0] <= 1 && !d.cfg.ReadOnly {
+	if off == offWriteback && len(p) == 1 && p[0] <= 1 && !d.cfg.ReadOnly && !d.cfg.Unsafe {
 		d.setWriteBack(p[0] == 1)
 	}
 }

@@ -20,6 +20,7 @@ type gate struct {
 	open    chan struct{}
 	waiting atomic.Int32
 	through atomic.Int32 // writes that had to be on stable storage
+	flushes atomic.Int32
 }
 
 func (g *gate) wait(how Mode) error {
@@ -50,6 +51,7 @@ func (g *gate) WriteAt(v *Vector, off uint64, how Mode) error {
 }
 
 func (g *gate) Flush() error {
+	g.flushes.Add(1)
 	_ = g.wait(0)
 	return g.File.Flush()
 }
@@ -296,6 +298,32 @@ func TestWriteCache(t *testing.T) {
 	}
 	if after := d.Config(0, configSize); !bytes.Equal(before, after) {
 		t.Error("the configuration was changed")
+	}
+}
+
+// TestUnsafe: a disk whose driver has no way of making writes stable makes none so, whatever the driver says.
+func TestUnsafe(t *testing.T) {
+	g := newGate(t)
+	close(g.open)
+	d, dev := driver(t, Config{Backend: g, Unsafe: true})
+	if d.Offered()&(1<<fFlush|1<<fConfigWCE) != 0 {
+		t.Errorf("features %#x", d.Offered())
+	}
+	d.Start(d.Offered())
+	d.Dev.Write(virtiotest.RegConfig+cfgWriteback, []byte{0})
+	for _, r := range []virtiotest.Request{
+		{Name: "write", Out: ask(tOut, 8, two...), In: 1, Check: answers(sOK, nil)},
+		{Name: "flush", Out: ask(tFlush, 0), In: 1, Check: answers(sOK, nil)},
+		{Name: "write zeroes", Out: ask(tWriteZeroes, 0, ranges([3]uint64{16, 8, 0})...), In: 1, Check: answers(sOK, nil)},
+	} {
+		d.Rings[0].Exchange(r, virtiotest.Layout{})
+	}
+	if through, flushes := g.through.Load(), g.flushes.Load(); through != 0 || flushes != 0 {
+		t.Errorf("%d writes went through, %d flushes", through, flushes)
+	}
+	// Nor does one that goes on from a snapshot in which it was another disk.
+	if err := dev.RestoreState([]byte{stateVersion, 0}); err != nil || !dev.writeBack.Load() {
+		t.Errorf("restored: %v", err)
 	}
 }
 

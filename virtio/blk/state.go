@@ -31,6 +31,6 @@ func (d *Device) RestoreState(p []byte) error {
 	if len(p) != 2 || p[0] != stateVersion || p[1] > 1 {
 		return fmt.Errorf("disk: %w: % x", virtio.ErrState, p[:min(len(p), 8)])
 	}
-	d.setWriteBack(p[1] == 1)
+	d.setWriteBack(p[1] == 1 || d.cfg.Unsafe)
 	return nil
 }

@@ -32,7 +32,7 @@ func (s *Server) putDrive(d *drive) (any, error) {
 		return nil, refuse("Drive config error: Unable to create the virtio block device: Virtio backend error: %v", err)
 	}
 	if d.CacheType == nil {
-		d.CacheType = ptr(cacheType("Unsafe"))
+		d.CacheType = ptr(cacheUnsafe)
 	}
 	if d.IOEngine == nil {
 		d.IOEngine = ptr(ioEngine("Sync"))

@@ -124,7 +124,7 @@ func (s *Server) config(lent *loans) (c vmm.Config, err error) {
 	}
 	for _, d := range r.drives {
 		c.Disks = append(c.Disks, vmm.Disk{
-			ID: r.diskID(d), ReadOnly: d.readOnly(), File: &vmm.File{Path: *d.PathOnHost}, Limits: d.RateLimiter.disk(),
+			ID: r.diskID(d), ReadOnly: d.readOnly(), File: &vmm.File{Path: *d.PathOnHost}, Unsafe: *d.CacheType == cacheUnsafe, Limits: d.RateLimiter.disk(),
 		})
 	}
 	for _, p := range r.pmems {

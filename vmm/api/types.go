@@ -43,7 +43,10 @@ type drivePatch struct {
 
 type cacheType string
 
-func (cacheType) variants() []string { return []string{"Unsafe", "Writeback"} }
+// cacheUnsafe has a disk without flushes: Firecracker's default.
+const cacheUnsafe cacheType = "Unsafe"
+
+func (cacheType) variants() []string { return []string{string(cacheUnsafe), "Writeback"} }
 
 type ioEngine string
 
