@@ -97,9 +97,6 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 	if err != nil {
 		return nil, err
 	}
-	if r.alone {
-		vm.group.Join()
-	}
 	if group != nil && vm.group == nil {
 		bounds = &GroupState{None: "this host's kernel, or a sandbox, starts no process in a cgroup"}
 	}

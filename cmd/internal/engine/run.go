@@ -289,6 +289,9 @@ func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exi
 	if r.warm.fits && !r.warm.opened {
 		r.engine.orderTemplate(r.warm.shape)
 	}
+	if r.alone { // from here on what is done is done for the workload
+		r.vm.group.Join()
+	}
 	stopChecks := r.watchHealth(ctx, client)
 	ended, err := process.wait(ctx)
 	stopChecks()
