@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -25,9 +26,19 @@ func (o *Options) joinCgroup() error {
 	if len(o.Cgroup) == 0 && o.Parent == "" {
 		return nil
 	}
-	top, err := hierarchy("/proc/self/mountinfo")
+	const mounts = "/proc/self/mountinfo"
+	top, err := hierarchy(mounts)
 	if err != nil {
 		return err
+	}
+	for _, c := range o.Cgroup {
+		controller, _, _, err := splitCgroup(c)
+		if err == nil {
+			err = haveController(top, mounts, controller)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	parent := o.Parent
 	if parent == "" {
@@ -50,6 +61,38 @@ func (o *Options) joinCgroup() error {
 		}
 	}
 	return write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(os.Getpid()))
+}
+
+// haveController tells why the hierarchy of version 2 at top has not a controller. A host can have some in hierarchies of version 1, and
+// no group of version 2 has those then.
+func haveController(top, mountinfo, controller string) error {
+	if controller == "cgroup" { // the files of all groups
+		return nil
+	}
+	has, err := os.ReadFile(filepath.Join(top, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	if slices.Contains(strings.Fields(string(has)), controller) {
+		return nil
+	}
+	f, err := os.Open(mountinfo)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	old := controller
+	if controller == "io" {
+		old = "blkio" // its name there
+	}
+	for s := bufio.NewScanner(f); s.Scan(); {
+		before, after, _ := strings.Cut(s.Text(), " - ")
+		at, kind := strings.Fields(before), strings.Fields(after)
+		if len(at) > 4 && len(kind) > 2 && kind[0] == "cgroup" && slices.Contains(strings.Split(kind[2], ","), old) {
+			return fmt.Errorf("this host has the controller %s in its hierarchy of version 1, at %s, and only version 2 is offered: boot it with systemd.unified_cgroup_hierarchy=1, or cgroup_no_v1=%s", controller, at[4], old)
+		}
+	}
+	return fmt.Errorf("this host has no controller %s at %s: it has %s", controller, top, strings.TrimSpace(string(has)))
 }
 
 // delegate has all groups from top to dir give a controller to those in them. cgroup itself is none.

@@ -54,6 +54,32 @@ func TestHierarchy(t *testing.T) {
 	}
 }
 
+// TestControllers: a host that has a controller elsewhere, or not at all, says so before anything is made.
+func TestControllers(t *testing.T) {
+	top := t.TempDir()
+	mounts := filepath.Join(t.TempDir(), "mountinfo")
+	for path, text := range map[string]string{
+		filepath.Join(top, "cgroup.controllers"): "cpu hugetlb\n",
+		mounts: "30 24 0:26 / /cg/memory rw shared:9 - cgroup cgroup rw,memory\n31 24 0:27 / /cg/io rw - cgroup none rw,xattr,blkio\n" +
+			"32 24 0:28 / /cg/unified rw - cgroup2 none rw\n33 - cgroup\n",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for controller, want := range map[string]string{
+		"cpu": "", "cgroup": "",
+		"memory": "version 1, at /cg/memory, and only version 2 is offered: boot it with systemd.unified_cgroup_hierarchy=1, or cgroup_no_v1=memory",
+		"io":     "at /cg/io, and only version 2 is offered: boot it with systemd.unified_cgroup_hierarchy=1, or cgroup_no_v1=blkio",
+		"pids":   "this host has no controller pids at " + top + ": it has cpu hugetlb",
+	} {
+		err := haveController(top, mounts, controller)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", controller, err, want)
+		}
+	}
+}
+
 // TestDelegation: controllers are handed down from the top. The files are ordinary ones here.
 func TestDelegation(t *testing.T) {
 	top := t.TempDir()
