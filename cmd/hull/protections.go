@@ -35,7 +35,10 @@ func protections(p jail.Protections) []finding {
 		files = finding{verdictWarn, "file access", "closed to VM processes without shared directories (Landlock version 1)", "use Linux 5.19 or later"}
 	}
 	spaces := finding{verdictOK, "namespaces", "of mounts, processes, IPC, host name and network: each VM process has its own", ""}
-	if p.Namespaces != nil {
+	switch {
+	case errors.Is(p.Namespaces, jail.ErrNoMounts):
+		spaces = finding{verdictWarn, "namespaces", "VM processes have their own, but keep this host's root directory: " + p.Namespaces.Error(), "let hull mount: see this host's AppArmor profiles, or what runs hull in a container"}
+	case p.Namespaces != nil:
 		spaces = finding{verdictWarn, "namespaces", confined + "making them: " + p.Namespaces.Error(), "run hull as root, or let users make user namespaces"}
 	}
 	users := finding{verdictOK, "user namespaces", "can be made by this user", ""}

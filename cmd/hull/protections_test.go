@@ -20,6 +20,8 @@ func TestProtections(t *testing.T) {
 		"none":       {jail.Protections{NoNewPrivs: missing, Seccomp: missing, UserNS: missing}, "privileges,system calls,file access"},
 		"Landlock 1": {jail.Protections{Landlock: 1}, "file access"},
 		"no seccomp": {jail.Protections{Landlock: 3, Seccomp: missing}, "system calls"},
+		"no mounts":  {jail.Protections{Landlock: 3, Namespaces: jail.ErrNoMounts}, "namespaces"},
+		"no spaces":  {jail.Protections{Landlock: 3, Namespaces: missing}, "namespaces"},
 		"no user ns": {jail.Protections{Landlock: 3, UserNS: missing}, ""},
 	} {
 		var warns []string

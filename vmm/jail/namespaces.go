@@ -101,7 +101,11 @@ func newRoot(keep []string) error {
 	return unix.Chdir("/")
 }
 
-// ownNamespaces tries whether this process may make namespaces. An ordinary user's are inside of one of users.
+// ErrNoMounts says that mounting is denied in new namespaces: VMs keep the root directory of this host, which the other layers close to
+// them.
+var ErrNoMounts = errors.New("mounting in them is denied (AppArmor does so, and runtimes of containers)")
+
+// ownNamespaces tries whether this process may make namespaces, and mount in them. An ordinary user's are inside of one of users.
 func ownNamespaces() error {
 	if os.Geteuid() != 0 {
 		return userNamespaces()
@@ -109,7 +113,19 @@ func ownNamespaces() error {
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with what it has tried
-		result <- unix.Unshare(namespaces)
+		result <- tryNamespaces()
 	}()
 	return <-result
+}
+
+// tryNamespaces puts this thread into namespaces of its own, as far as newRoot needs them.
+func tryNamespaces() error {
+	if err := unix.Unshare(namespaces); err != nil {
+		return err
+	}
+	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		return ErrNoMounts
+	}
+	return err
 }
