@@ -53,6 +53,7 @@ type Machine struct {
 	portDevices map[string]devices.Snapshotter // devices behind I/O ports that a snapshot keeps, by name
 	saved       *snapshot.State                // what the machine goes on from, nil for one that boots
 	stages      stages
+	backing     backing     // who brings the memory's pages, if it is not this host's files
 	latest      snapshot.ID // the snapshot since which it is noted what is written to; zero: none
 
 	nics    []*net.Device
@@ -146,6 +147,7 @@ func New(cfg Config, options ...Option) (_ *Machine, err error) {
 			return nil, err
 		}
 	}
+	defer m.awaitFaults("the machine is made")()
 	thp, err := cfg.thp()
 	if err != nil {
 		return nil, err
@@ -190,7 +192,7 @@ func New(cfg Config, options ...Option) (_ *Machine, err error) {
 			return nil, err
 		}
 	}
-	return m, nil
+	return m, m.backing.made()
 }
 
 // closing has Close call f, before everything that was put there earlier.
@@ -348,6 +350,7 @@ func (m *Machine) resume(from machineState) error {
 		return ErrState
 	}
 	if from == statePaused || m.saved != nil {
+		defer m.awaitFaults("the machine goes on")()
 		for _, t := range m.slots {
 			if err := t.Resume(); err != nil {
 				return fmt.Errorf("resume: %w", err)
@@ -382,6 +385,7 @@ func (m *Machine) Pause() error {
 	if m.state != stateRunning || m.hasEnded() {
 		return ErrState
 	}
+	defer m.awaitFaults("the machine is paused")()
 	for _, c := range m.cpus {
 		_ = c.RequestPause() // one that has finished is still enough
 	}
@@ -396,7 +400,7 @@ func (m *Machine) Pause() error {
 		}
 	}
 	m.state = statePaused
-	return nil
+	return m.backing.why()
 }
 
 // Stop ends the guest from outside. It returns at once; Wait tells when it has
@@ -444,6 +448,10 @@ func (m *Machine) end(r Result) {
 		close(m.ended)
 		for _, c := range m.cpus {
 			c.Stop()
+		}
+		// vCPUs and devices that wait for pages get out only now, and no guest instruction sees what they find.
+		if m.mem != nil {
+			m.mem.Lose(errEnded)
 		}
 	})
 }

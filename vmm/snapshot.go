@@ -26,7 +26,7 @@ const (
 	SnapshotMemory = snapshot.MemoryFile
 )
 
-// Snapshot names the files of one, for Config.Restore.
+// Snapshot names the files of one, for Config.Restore. Memory means nothing if WithMemoryBackend brings it.
 type Snapshot struct {
 	State  File `json:"state"`
 	Memory File `json:"memory"`
@@ -116,6 +116,7 @@ func (m *Machine) canSave(opts SnapshotOptions) error {
 
 // save writes both files of a snapshot, whose ID it returns.
 func (m *Machine) save(state, memory *os.File, opts SnapshotOptions) (snapshot.ID, error) {
+	defer m.awaitFaults("the machine is saved")()
 	base := snapshot.ID{}
 	if opts.Diff {
 		base = m.latest
@@ -255,19 +256,16 @@ func (m *Machine) openSnapshot(opts memory.Options) (err error) {
 	if err := m.fits(s); err != nil {
 		return fmt.Errorf("restore %s: %w", f.Name(), err)
 	}
-	ram, err := m.cfg.Restore.Memory.Open(os.O_RDONLY)
-	if err != nil {
-		return fmt.Errorf("restore: %w", err)
-	}
-	defer ram.Close()
-	if err := s.CheckMemory(ram); err != nil {
-		return fmt.Errorf("restore: %w", err)
-	}
 	extents := make([]memory.Extent, len(s.Memory.Extents))
 	for i, e := range s.Memory.Extents {
 		extents[i] = memory.Extent(e)
 	}
-	if m.mem, err = memory.Restore(ram, s.Memory.Size, extents, opts); err != nil {
+	if m.backing.MemoryBackend != nil {
+		err = m.openBacking(s.Memory.Size, opts)
+	} else {
+		err = m.openMemory(s, extents, opts)
+	}
+	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	if m.cfg.Restore.Populate {
@@ -278,6 +276,20 @@ func (m *Machine) openSnapshot(opts memory.Options) (err error) {
 		m.latest = s.ID
 	}
 	return nil
+}
+
+// openMemory maps the memory file that the configuration names.
+func (m *Machine) openMemory(s *snapshot.State, extents []memory.Extent, opts memory.Options) error {
+	ram, err := m.cfg.Restore.Memory.Open(os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer ram.Close()
+	if err := s.CheckMemory(ram); err != nil {
+		return err
+	}
+	m.mem, err = memory.Restore(ram, s.Memory.Size, extents, opts)
+	return err
 }
 
 // ErrMismatch is wrapped by the errors of a restore into a machine, or on a

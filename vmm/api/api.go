@@ -3,7 +3,7 @@
 //
 // The API's own description says what a request may be and what comes of it; this package keeps to it in paths, bodies, status
 // codes and messages. What it describes and hull does not have is refused with the status 400 and a sentence, never ignored: CPU
-// templates by name, simultaneous multithreading, vhost-user disks, hotplugged memory, free page hinting, memory from a page fault handler. One thing is
+// templates by name, simultaneous multithreading, vhost-user disks, hotplugged memory, free page hinting. One thing is
 // taken and makes no difference: a disk's io_engine, for the engine is hull's own, which waits for no request.
 //
 // Read in this order: api.go (a Server and its machine), http.go (from a connection to a request), routes.go (which there are),

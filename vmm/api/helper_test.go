@@ -21,7 +21,12 @@ import (
 	"github.com/hullvm/hull/vmm"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if memory := os.Getenv(envHandler); memory != "" {
+		os.Exit(beHandler(memory))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const patience = 30 * time.Second
 

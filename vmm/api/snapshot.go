@@ -31,8 +31,9 @@ const (
 
 // restore is a snapshot that a machine goes on from.
 type restore struct {
-	state  *os.File // where package vmm's state begins
-	memory string
+	state   *os.File // where package vmm's state begins
+	memory  string
+	handler *pageHandler // brings the memory in the place of the file; nil: there is none
 }
 
 // SnapshotFiles are the two files of a snapshot over the API.
@@ -216,8 +217,6 @@ func (s *Server) loadSnapshot(l *snapshotLoad) (any, error) {
 		return nil, &jsonError{message: "missing field: either `mem_backend` or `mem_file_path` is required"}
 	case s.resources.touched:
 		return nil, refuse("Load snapshot error: Loading a microVM snapshot not allowed after configuring boot-specific resources.")
-	case l.MemBackend != nil && l.MemBackend.BackendType != "File":
-		return nil, notOffered("memory backends but File")
 	case l.ClockRealtime:
 		return nil, notOffered("clock_realtime")
 	case l.HugePages != nil && *l.HugePages != "Snapshot" && *l.HugePages != snapshotPages(hugePagesNone):
@@ -263,10 +262,13 @@ func (s *Server) restore(l *snapshotLoad) error {
 	// It is this process's business as well, whatever the one before did.
 	s.resources.machine.TrackDirtyPages = l.TrackDirtyPages || l.EnableDiffSnapshots
 	from := restore{state: f}
-	if l.MemBackend != nil {
-		from.memory = l.MemBackend.BackendPath
-	} else {
+	switch {
+	case l.MemBackend == nil:
 		from.memory = *l.MemFilePath
+	case l.MemBackend.BackendType == backendUffd:
+		from.handler = &pageHandler{path: l.MemBackend.BackendPath}
+	default:
+		from.memory = l.MemBackend.BackendPath
 	}
 	m, err := s.make(&from)
 	if err != nil {

@@ -55,7 +55,7 @@ func TestSnapshot(t *testing.T) {
 		fmt.Sprintf(`{"snapshot_path":%q,"mem_file_path":%q}`, memory, memory):                               "not a snapshot of hull vmm",
 		fmt.Sprintf(`{"snapshot_path":%q,"mem_file_path":%q}`, disk, memory):                                 "not a snapshot of hull vmm",
 		fmt.Sprintf(`{"snapshot_path":"/nowhere","mem_file_path":%q}`, memory):                               "no such file",
-		fmt.Sprintf(`{"snapshot_path":%q,"mem_backend":{"backend_type":"Uffd","backend_path":"x"}}`, state):  "no memory backends",
+		fmt.Sprintf(`{"snapshot_path":%q,"mem_backend":{"backend_type":"Uffd","backend_path":"x"}}`, state):  "page fault handler at x: dial unix x: connect: no such file",
 	} {
 		other.refused("PUT", "/snapshot/load", body, want)
 		if got := value(t, other.ok("GET", "/", ""), "state"); got != "Not started" {

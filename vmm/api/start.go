@@ -81,7 +81,11 @@ func (s *Server) make(from *restore) (*vmm.Machine, error) {
 		lent.takeBack()
 		return nil, err
 	}
-	m, err := vmm.New(config, append([]vmm.Option{vmm.WithNetwork(s.serveMetadata)}, s.cfg.Options...)...)
+	options := []vmm.Option{vmm.WithNetwork(s.serveMetadata)}
+	if from != nil && from.handler != nil {
+		options = append(options, vmm.WithMemoryBackend(from.handler, 0))
+	}
+	m, err := vmm.New(config, append(options, s.cfg.Options...)...)
 	if err != nil {
 		lent.takeBack()
 		return nil, errors.Join(err, s.closeServices())

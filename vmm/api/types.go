@@ -271,7 +271,9 @@ type memoryBackend struct {
 
 type backendType string
 
-func (backendType) variants() []string { return []string{"File", "Uffd"} }
+const backendUffd backendType = "Uffd"
+
+func (backendType) variants() []string { return []string{"File", string(backendUffd)} }
 
 type networkOverride struct {
 	IfaceID     string `json:"iface_id"`

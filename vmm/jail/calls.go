@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hullvm/hull/kvm"
+	"github.com/hullvm/hull/vmm/memory"
 )
 
 // allow lists calls that are let through whatever their arguments are.
@@ -124,6 +125,8 @@ var ioctls = []uint32{
 	kvm.KVM_GET_NESTED_STATE, kvm.KVM_SET_NESTED_STATE,
 	// Of tap interfaces that are open: which queues are in use, and what a frame may leave to the other side.
 	unix.TUNSETQUEUE, unix.TUNSETOFFLOAD, unix.TUNGETIFF, unix.TUNSETVNETHDRSZ,
+	// Of memory that a page fault handler brings: to let it go when the handler is gone.
+	memory.UFFDIO_UNREGISTER,
 	// Of the user's terminal.
 	unix.TCGETS, unix.TCSETS, unix.TIOCGWINSZ, unix.TIOCINQ,
 }

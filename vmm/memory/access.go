@@ -26,7 +26,8 @@ func (e *RangeError) Unwrap() error { return ErrRange }
 //
 // All n bytes must be within one region; n may be 0 if gpa is RAM. Everything
 // else is a *RangeError, or ErrClosed after Close. Nothing that can be passed
-// makes Slice panic.
+// makes Slice panic. Of RAM that somebody else brings (NewFaulting) it waits
+// for the pages, and returns an ErrLost when they come no more.
 func (m *Memory) Slice(gpa uint64, n int) ([]byte, error) {
 	if m.closed.Load() {
 		return nil, ErrClosed
@@ -41,6 +42,11 @@ func (m *Memory) Slice(gpa uint64, n int) ([]byte, error) {
 			}
 			if d := m.dirty.Load(); d != nil {
 				d.mark(m.offset(gpa), uint64(n))
+			}
+			if m.faults != nil {
+				if err := m.require(m.offset(gpa), uint64(n)); err != nil {
+					return nil, err
+				}
 			}
 			return r.Bytes[off : off+uint64(n) : off+uint64(n)], nil
 		}
@@ -114,7 +120,11 @@ func (m *Memory) Discard(b []byte) error {
 	if b = wholePages(b); len(b) == 0 {
 		return nil
 	}
-	if err := unix.Madvise(b, unix.MADV_DONTNEED); err != nil {
+	advise := func() error { return unix.Madvise(b, unix.MADV_DONTNEED) }
+	if m.faults != nil {
+		advise = func() error { return m.discard(m.offsetOf(b), uint64(len(b))) }
+	}
+	if err := advise(); err != nil {
 		return fmt.Errorf("guest memory: madvise(MADV_DONTNEED) of %d bytes: %w", len(b), err)
 	}
 	return nil

@@ -98,6 +98,7 @@ type Memory struct {
 
 	closed  atomic.Bool
 	dirty   atomic.Pointer[dirty] // nil unless Track was called
+	faults  *faults               // nil unless somebody else brings the pages, never changed after NewFaulting
 	closeMu sync.Mutex            // held by Close and by calls that change mappings
 	mapping []byte                // all of the mapping, guarded by closeMu
 	backed  []Extent              // the pieces that files are mapped to, guarded by closeMu
@@ -186,6 +187,9 @@ func (m *Memory) Close() error {
 	defer m.closeMu.Unlock()
 	if m.closed.Swap(true) {
 		return nil
+	}
+	if m.faults != nil {
+		m.faults.close()
 	}
 	m.pagemap.Close() // which does nothing on nil but say so
 	mapping := m.mapping

@@ -49,6 +49,14 @@ func (m *Memory) PrepareSave() (err error) {
 // touched calls f, in rising order, for each run of pages that may hold
 // anything but zero.
 func (m *Memory) touched(f func(Extent) error) error {
+	if m.faults != nil { // only who brings the pages knows
+		for off := uint64(0); off < m.size; off += maxRun {
+			if err := f(Extent{off, min(maxRun, m.size-off)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	pagemap := m.pagemap
 	if pagemap == nil {
 		var err error
@@ -124,6 +132,9 @@ type saver struct {
 var zeroPage [PageSize]byte
 
 func (s *saver) run(e Extent) error {
+	if err := s.m.require(e.Offset, e.Length); err != nil {
+		return err
+	}
 	ram := s.m.mapping[e.Offset : e.Offset+e.Length]
 	for off := 0; off < len(ram); {
 		n := leading(ram[off:], true)
@@ -215,7 +226,11 @@ func Restore(f *os.File, size uint64, extents []Extent, opts Options) (_ *Memory
 // are not RAM, or a host too old for it (Linux 5.14), are no error.
 func (m *Memory) Populate(extents []Extent) {
 	for _, e := range extents {
-		if e.Offset < m.size && e.Length <= m.size-e.Offset {
+		switch {
+		case e.Offset >= m.size || e.Length > m.size-e.Offset:
+		case m.faults != nil:
+			_ = m.require(e.Offset, e.Length)
+		default:
 			_ = unix.Madvise(m.mapping[e.Offset:e.Offset+e.Length], unix.MADV_POPULATE_READ)
 		}
 	}

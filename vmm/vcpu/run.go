@@ -32,6 +32,9 @@ func (c *CPU) loop() {
 				firstExit()
 				firstExit = nil
 			}
+			if State(c.want.Load()) == Finished {
+				return // what it asks for may be made of memory that is lost
+			}
 			if !c.exit() {
 				return
 			}
