@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 	"vmm/share":              {"virtio/fs"},
 	"vmm/testguest":          {},
 	"vmm/api":                {"vmm", "vmm/network/mmds", "vmm/snapshot"}, // decision 28
-	"vmm/jail":               {"vmm", "kvm"},
+	"vmm/jail":               {"vmm", "vmm/memory", "kvm"},                // decision 36
 	"kvm":                    {},
 	"devices":                {},
 	"virtio":                 {},
