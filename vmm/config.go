@@ -110,6 +110,8 @@ type Config struct {
 	// OrphanRemove lists paths that the VM process removes when whoever
 	// started it went away without saying goodbye (kill -9).
 	OrphanRemove []string `json:"orphan_remove,omitempty"`
+	// User is who the VM process becomes, user and group, when it confines itself (package jail); 0: it stays who it is.
+	User uint32 `json:"user,omitempty"`
 }
 
 // Disk is one virtio block device: either a raw file, or a read-only virtual

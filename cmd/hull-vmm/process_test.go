@@ -199,7 +199,14 @@ func TestAnOrphanEndsAndTidiesUp(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "sub"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	p := launch(t, config(t, testguest.Spin, func(c *vmm.Config) { c.OrphanRemove = []string{dir} }))
+	var user uint32 // of its own, if this user may do that
+	if jail.Host().Users == nil {
+		user = jail.FirstUser
+		if err := errors.Join(jail.Open(filepath.Dir(dir)), jail.Give(user, dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := launch(t, config(t, testguest.Spin, func(c *vmm.Config) { c.OrphanRemove, c.User = []string{dir}, user }))
 	p.until(t, "stage", vmm.StageRun)
 	p.control.Close()
 	if got := p.status(t); got != vmm.StatusStopped {

@@ -41,11 +41,15 @@ func protections(p jail.Protections) []finding {
 	case p.Namespaces != nil:
 		spaces = finding{verdictWarn, "namespaces", confined + "making them: " + p.Namespaces.Error(), "run hull as root, or let users make user namespaces"}
 	}
-	users := finding{verdictOK, "user namespaces", "can be made by this user", ""}
+	userSpaces := finding{verdictOK, "user namespaces", "can be made by this user", ""}
 	if p.UserNS != nil {
-		users = finding{verdictOK, "user namespaces", p.UserNS.Error() + "; hull does without", ""}
+		userSpaces = finding{verdictOK, "user namespaces", p.UserNS.Error() + "; hull does without", ""}
 	}
-	return []finding{privileges, calls, files, spaces, users}
+	users := finding{verdictOK, "users", "each VM process of a container without shared directories is one of its own", ""}
+	if p.Users != nil {
+		users = finding{verdictOK, "users", "VM processes are the user's who starts them, behind the other layers; for users of their own: " + p.Users.Error(), ""}
+	}
+	return []finding{privileges, calls, files, spaces, userSpaces, users}
 }
 
 const (

@@ -23,6 +23,7 @@ func TestProtections(t *testing.T) {
 		"no mounts":  {jail.Protections{Landlock: 3, Namespaces: jail.ErrNoMounts}, "namespaces"},
 		"no spaces":  {jail.Protections{Landlock: 3, Namespaces: missing}, "namespaces"},
 		"no user ns": {jail.Protections{Landlock: 3, UserNS: missing}, ""},
+		"no users":   {jail.Protections{Landlock: 3, Users: missing}, ""},
 	} {
 		var warns []string
 		for _, f := range protections(c.host) {

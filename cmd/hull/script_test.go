@@ -219,7 +219,7 @@ func leftBehind(home string) error {
 			errs = append(errs, err)
 		}
 		for _, e := range entries {
-			if e.Name() != ".swept" {
+			if e.Name() != ".swept" && e.Name() != ".users" { // two for all containers
 				errs = append(errs, fmt.Errorf("left behind: %s/%s", dir, e.Name()))
 			}
 		}

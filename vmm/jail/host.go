@@ -15,6 +15,7 @@ type Protections struct {
 	Landlock   int   // version of the interface; 0: none
 	UserNS     error // nil: this user may make namespaces of users
 	Namespaces error // nil: VM processes that this user starts are in namespaces of their own
+	Users      error // nil: those of containers without shared directories are users of their own
 }
 
 var (
@@ -34,6 +35,9 @@ func Host() (p Protections) {
 	p.Landlock = landlockVersion()
 	p.UserNS = userNamespaces()
 	p.Namespaces = ownNamespaces()
+	if p.Users = p.Namespaces; p.Users == nil {
+		p.Users = ownUsers()
+	}
 	return p
 }
 

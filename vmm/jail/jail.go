@@ -32,6 +32,7 @@ type Jail struct {
 	rules ruleset  // of Landlock
 	root  bool     // a root directory of its own is to be made
 	keep  []string // directories that it has
+	user  uint32   // who the process becomes, if it has such a root directory; 0: nobody else
 }
 
 // ForVM prepares the jail of a process that runs the VM c and nothing else, and gets all it needs later by descriptors.
@@ -41,7 +42,10 @@ func ForVM(c *vmm.Config, mode string, isolated bool) (*Jail, error) {
 	if err != nil || mode == Off {
 		return j, err
 	}
-	j.root = isolated
+	j.root, j.user = isolated, c.User
+	if j.user != 0 && len(c.Shares) > 0 {
+		return nil, fmt.Errorf("jail: user %d: shared directories have files of others, which takes root", j.user)
+	}
 	j.calls = append(j.calls, vmCalls()...)
 	if c.Vsock != nil {
 		j.calls = append(j.calls, connectCalls()...)
@@ -101,7 +105,10 @@ func (j *Jail) Enter() error {
 		return fmt.Errorf("jail: %w", err)
 	}
 	if j.root {
-		if err := newRoot(j.keep); err != nil {
+		switch err := newRoot(j.keep); {
+		case errors.Is(err, ErrNoMounts):
+			j.root = false
+		case err != nil:
 			return fmt.Errorf("jail: %w", err)
 		}
 	}
@@ -138,6 +145,12 @@ func (j *Jail) onAllThreads() error {
 	}
 	if err := j.rules.enter(); err != nil {
 		return fmt.Errorf("jail: Landlock: %w", err)
+	}
+	// Outside of that root directory, somebody else may not get at its sockets.
+	if j.user != 0 && j.root {
+		if err := become(j.user); err != nil {
+			return fmt.Errorf("jail: %w", err)
+		}
 	}
 	if err := dropCaps(j.caps); err != nil {
 		return fmt.Errorf("jail: capabilities: %w", err)

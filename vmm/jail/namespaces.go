@@ -51,11 +51,11 @@ const scratchMount = "/proc"
 // newRoot makes a root directory that has nothing but the directories keep, by the paths they have now, for all threads of this
 // process. What is open stays so. It needs a mount namespace of the process's own.
 //
-// Where mounting is denied in spite of that (AppArmor does so in containers, and to users on some hosts), the process keeps the
-// root directory it has: the other layers of the jail do not depend on this one.
+// Where mounting is denied in spite of that (AppArmor does so in containers, and to users on some hosts), the error is ErrNoMounts, and
+// the process keeps the root directory it has.
 func newRoot(keep []string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
-		return nil
+		return ErrNoMounts
 	} else if err != nil {
 		return fmt.Errorf("keeping mounts to this process: %w", err)
 	}
@@ -63,6 +63,7 @@ func newRoot(keep []string) error {
 	if err := unix.Mount("hull", scratchMount, "tmpfs", flags, "mode=0755,size=64k,nr_inodes=64"); err != nil {
 		return fmt.Errorf("mounting a root directory on %s: %w", scratchMount, err)
 	}
+	defer unix.Umask(unix.Umask(0o022)) // whoever the process becomes can go through what is made here
 	for _, dir := range keep {
 		at := filepath.Join(scratchMount, dir)
 		if err := os.MkdirAll(at, 0o755); err != nil {

@@ -267,6 +267,11 @@ func (b *boot) prepare(ctx context.Context, files *bundle.Files, table *fileTabl
 		config.OrphanRemove = []string{dir}
 		b.note("vsock device: " + socket)
 	}
+	if config.Vsock == nil { // with one, whoever serves its sockets decides who may connect
+		if err := b.engine.store.lendUser(&config, table); err != nil {
+			return vmm.Config{}, nil, err
+		}
+	}
 	network, err := newNetwork(ctx, &c.NetworkConfig, networkGuest{cpus: c.CPUs, bare: true, note: b.note}, table)
 	if err != nil {
 		return vmm.Config{}, nil, err

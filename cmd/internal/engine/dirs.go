@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+
+	"github.com/hullvm/hull/vmm/jail"
 )
 
 // Dirs says where on this host things are kept. All paths are absolute.
@@ -86,6 +88,23 @@ func makePrivate(dir string) error {
 	return checkPrivate(dir)
 }
 
+// makeCommon creates dir like makePrivate. VM processes that are users of their own may remove from it what is theirs.
+func makeCommon(dir string) error {
+	if err := makePrivate(dir); err != nil || !jail.OwnUsers() {
+		return err
+	}
+	if err := jail.Open(dir); err != nil && !noOwners(err) {
+		return fmt.Errorf("opening directory %s to VM processes: %w", dir, err)
+	}
+	return nil
+}
+
+// noOwners tells whether an error means that other users cannot own files here: in a user namespace without them, or on a file system that
+// keeps no owners.
+func noOwners(err error) bool {
+	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EPERM) || errors.Is(err, errors.ErrUnsupported)
+}
+
 func checkPrivate(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
@@ -96,6 +115,9 @@ func checkPrivate(dir string) error {
 		return fmt.Errorf("checking directory %s: %w: not a directory of user %d", dir, ErrForeignDir, os.Geteuid())
 	}
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		if open, err := jail.IsOpen(dir); err == nil && open {
+			return nil
+		}
 		return fmt.Errorf("checking directory %s: %w: others may write to it (mode %04o); chmod go-w it", dir, ErrForeignDir, mode)
 	}
 	return nil

@@ -103,7 +103,7 @@ func leftovers(t *testing.T, e *Engine) []string {
 			t.Fatal(err)
 		}
 		for _, entry := range entries {
-			if entry.Name() != sweptName {
+			if entry.Name() != sweptName && entry.Name() != usersName {
 				found = append(found, filepath.Join(dir, entry.Name()))
 			}
 		}

@@ -78,6 +78,10 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 		config.NICs = append(config.NICs, r.network.nics...)
 	}
 	r.fromTemplate(files, &config, table)
+	if err := r.engine.store.lendUser(&config, table); err != nil {
+		table.close()
+		return nil, err
+	}
 	group, bounds, err := r.engine.store.group(r.record.ID, r.record.Config.CPUs, r.record.Config.Limits.IOWeight, &config)
 	if err != nil {
 		table.close()

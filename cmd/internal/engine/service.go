@@ -104,6 +104,9 @@ func (v *serviceVM) startVM(files *bundle.Files) (*vmProcess, error) {
 	if err == nil && v.mounts {
 		config.Shares, err = v.share(&config, table)
 	}
+	if err == nil {
+		err = v.engine.store.lendUser(&config, table)
+	}
 	if err != nil {
 		table.close()
 		return nil, err

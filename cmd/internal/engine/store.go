@@ -23,6 +23,7 @@ import (
 //	<data>/lock                        the gate: held while names and directories come and go
 //	<run>/<short id>/                  sockets of a living container
 //	<run>/<short id>.owner             symbolic link to the container's directory
+//	<run>/.users                       which users VM processes are (user.go)
 //
 // A container's directory is put together, and taken apart, under a name that
 // begins with a dot: whoever sees it sees a container that is alive or stale,
@@ -62,8 +63,11 @@ var (
 
 // prepare creates the directories that the store needs.
 func (s *store) prepare() error {
-	for _, dir := range []string{s.dirs.Data, s.containers(), s.names(), s.dirs.Run} {
-		if err := makePrivate(dir); err != nil {
+	if err := makePrivate(s.dirs.Data); err != nil {
+		return err
+	}
+	for _, dir := range []string{s.containers(), s.names(), s.dirs.Run} {
+		if err := makeCommon(dir); err != nil {
 			return err
 		}
 	}

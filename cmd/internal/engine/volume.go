@@ -131,7 +131,7 @@ func (s *store) volumeDir(name string) string {
 func (s *store) openMount(m *Mount) (*os.File, error) {
 	source, create := m.Source, m.Create
 	if m.Volume {
-		if err := makePrivate(s.volumes()); err != nil {
+		if err := makeCommon(s.volumes()); err != nil {
 			return nil, err
 		}
 		source, create = s.volumeDir(m.Source), true

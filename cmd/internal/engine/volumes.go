@@ -131,7 +131,7 @@ func (e *Engine) createVolume(ctx context.Context, v Volume) (*Volume, error) {
 	}
 	s := &e.store
 	// Nobody else has business among them, whatever the modes of the files in them.
-	if err := makePrivate(s.volumes()); err != nil {
+	if err := makeCommon(s.volumes()); err != nil {
 		return nil, err
 	}
 	gate, err := s.gate(ctx)
