@@ -101,13 +101,20 @@ func privateBytes(pid, guest int) (sum int, err error) {
 func BenchmarkJail(b *testing.B) {
 	needKVM(b)
 	const guestMemory = 128 << 20
-	for name, mode := range map[string]string{"confined": "", "open": jail.Off} {
-		b.Run(name, func(b *testing.B) {
-			b.Setenv(jail.Env, mode)
+	var own uint32
+	if jail.Host().Users == nil {
+		own = jail.FirstUser
+	}
+	for _, how := range []struct {
+		name, mode string
+		user       uint32
+	}{{"open", jail.Off, 0}, {"confined", "", 0}, {"user of its own", "", own}} {
+		b.Run(how.name, func(b *testing.B) {
+			b.Setenv(jail.Env, how.mode)
 			fastest, least := time.Duration(math.MaxInt64), math.MaxInt
 			for range b.N {
 				began := vmm.Monotonic()
-				p := launch(b, config(b, testguest.Idle, func(c *vmm.Config) { c.Memory = guestMemory }))
+				p := launch(b, config(b, testguest.Idle, func(c *vmm.Config) { c.Memory, c.User = guestMemory, how.user }))
 				took := time.Duration(p.until(b, "stage", vmm.StageEntry).Time - began)
 				private, err := privateBytes(p.cmd.Process.Pid, guestMemory)
 				if err != nil {
