@@ -40,6 +40,7 @@ type runFlags struct {
 	restart                 string
 	logDriver               string
 	logOpts                 []string
+	vmLog                   engine.VMLogConfig
 	health                  healthFlags
 	limits                  limitFlags
 	privileged              bool
@@ -131,6 +132,8 @@ func (f *runFlags) register(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.StringVar(&f.restart, "restart", engine.RestartNo, "When to start the container again: no, always, unless-stopped, on-failure[:`retries`]")
 	flags.StringVar(&f.logDriver, "log-driver", engine.LogJSON, "How the container's output is kept: json-file or none")
 	flags.StringArrayVar(&f.logOpts, "log-opt", nil, "`Option` of the log: max-size=10m, max-file=3")
+	flags.StringVar(&f.vmLog.Level, "vm-log-level", "info", "What hull logs --vm tells of the VM: "+strings.Join(engine.VMLogLevels, ", "))
+	flags.StringVar(&f.vmLog.Format, "vm-log-format", "text", "How: "+strings.Join(engine.VMLogFormats, " or "))
 	f.health.register(flags)
 	f.limits.register(flags)
 	flags.BoolVar(&f.privileged, "privileged", false, "Give the container all capabilities, in its own VM")
@@ -144,7 +147,7 @@ func (f *runFlags) config(cmd *cobra.Command, image string, args []string) (engi
 		WorkingDir: f.workdir, User: f.user, Hostname: f.hostname, ExtraHosts: f.addHosts,
 		Terminal: f.terminal, OpenStdin: f.interactive, AutoRemove: f.remove,
 		ReadOnly: f.readOnly, TmpfsRoot: f.tmpfsRoot, CapAdd: f.capAdd, CapDrop: f.capDrop,
-		Privileged: f.privileged, SecurityOpt: f.securityOpts,
+		Privileged: f.privileged, SecurityOpt: f.securityOpts, VMLog: f.vmLog,
 		Kernel: f.kernel, Initrd: f.initrd, Append: f.append, Cold: f.cold, BootTimeout: f.bootTimeout,
 	}
 	if cmd.Flags().Changed("entrypoint") {
@@ -332,5 +335,7 @@ func completeRunFlags(a *app, cmd *cobra.Command) {
 	completeFlag(cmd, "network", completeNetworks(a))
 	completeFlag(cmd, "volumes-from", completeContainers(a))
 	completeFlag(cmd, "pull", cobra.FixedCompletions([]string{pullAlways, pullMissing, pullNever}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlag(cmd, "vm-log-level", cobra.FixedCompletions(engine.VMLogLevels, cobra.ShellCompDirectiveNoFileComp))
+	completeFlag(cmd, "vm-log-format", cobra.FixedCompletions(engine.VMLogFormats, cobra.ShellCompDirectiveNoFileComp))
 	completeFlag(cmd, "restart", cobra.FixedCompletions([]string{"always", "no", "on-failure", "unless-stopped"}, cobra.ShellCompDirectiveNoFileComp))
 }

@@ -19,10 +19,13 @@ func newLogs(a *app) *cobra.Command {
 		Use:   "logs [OPTIONS] CONTAINER",
 		Short: "Show what a container has written",
 		Long: `Show what a container has written to its standard output and error, each on that of this
-command. Times are RFC 3339, seconds since 1970, or durations before now, such as 10m.`,
+command. Times are RFC 3339, seconds since 1970, or durations before now, such as 10m.
+
+With --vm, show what became of its VM: a line for each thing, as Go's package slog writes it.`,
 		Example: `  hull logs web
   hull logs -f --tail 20 web
-  hull logs -t --since 10m web`,
+  hull logs -t --since 10m web
+  hull logs --vm web`,
 		Args:              exactArgs(1),
 		ValidArgsFunction: completeFirst(completeContainers(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -47,6 +50,7 @@ command. Times are RFC 3339, seconds since 1970, or durations before now, such a
 			ctx, stop := interruptible(cmd)
 			defer stop()
 			outs := map[string]*bufio.Writer{"stdout": bufio.NewWriter(a.stdout), "stderr": bufio.NewWriter(a.stderr)}
+			outs[engine.VMLogStream] = outs["stdout"]
 			var last *bufio.Writer
 			err = e.Logs(ctx, args[0], options, func(entry engine.LogEntry) error {
 				out := outs[entry.Stream]
@@ -81,6 +85,7 @@ command. Times are RFC 3339, seconds since 1970, or durations before now, such a
 	f.StringVarP(&tail, "tail", "n", "all", "`Number` of lines to show from the end")
 	f.StringVar(&since, "since", "", "Show what was written after a `time`")
 	f.StringVar(&until, "until", "", "Show what was written before a `time`")
+	f.BoolVar(&options.VM, "vm", false, "Show what became of the container's VM instead (see run --vm-log-level)")
 	f.BoolVarP(&timestamps, "timestamps", "t", false, "Show when each line was written")
 	return cmd
 }

@@ -99,6 +99,7 @@ func (s *supervisor) checkpoint(ctx context.Context, c *checkpointRequest) (err 
 	if err := r.saveTo(ctx, record, out, c.Stop, end); err != nil {
 		return errors.Join(err, out.Abort())
 	}
+	s.log.Info("checkpoint saved", "dir", c.Dir, "stop", c.Stop)
 	return nil
 }
 

@@ -35,6 +35,7 @@ type Config struct {
 
 	Restart RestartPolicy `json:"restart,omitzero"`
 	Log     LogConfig     `json:"log,omitzero"`
+	VMLog   VMLogConfig   `json:"vm_log,omitzero"`
 	Health  *HealthCheck  `json:"health,omitempty"` // nil: the image's
 
 	Labels     map[string]string `json:"labels,omitempty"`
@@ -131,6 +132,9 @@ func (c *Config) fill() error {
 		return errors.New("conflicting options: cannot specify both --restart and --rm")
 	}
 	if err := c.Log.check(); err != nil {
+		return err
+	}
+	if err := c.VMLog.check(); err != nil {
 		return err
 	}
 	if err := c.Health.check(); err != nil {

@@ -188,6 +188,11 @@ func (s *supervisor) handle(conn *net.UnixConn) {
 	}
 	a, err := s.carryOut(ctx, r)
 	a.Error = failure(err)
+	if err != nil {
+		s.log.Debug("request failed", "op", r.Op, "error", err)
+	} else {
+		s.log.Debug("request", "op", r.Op)
+	}
 	_ = proto.WriteFrame(conn, a) // if it fails there is nobody to tell
 }
 

@@ -164,6 +164,7 @@ func (r *run) checkHealth(ctx context.Context, client *proto.Client, check *Heal
 		health = health.after(result, check.Retries, starting)
 		if health.Status != was {
 			r.emit("health_status: "+health.Status, nil)
+			r.log.Info("health", "status", health.Status)
 		}
 	}
 }

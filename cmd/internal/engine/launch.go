@@ -96,11 +96,15 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 		files:   table,
 		cpus:    r.record.Config.CPUSet,
 		group:   group,
-		onEvent: func(e vmm.Event) { markStage(r.line, e) },
+		onEvent: func(e vmm.Event) {
+			markStage(r.line, e)
+			r.log.event(e)
+		},
 	})
 	if err != nil {
 		return nil, err
 	}
+	r.log.Info("VM process started", "pid", vm.process.Pid, "from", r.origin(), "cpus", config.CPUs, "memory", config.Memory, "user", config.User)
 	if group != nil && vm.group == nil {
 		bounds = &GroupState{None: "this host's kernel, or a sandbox, starts no process in a cgroup"}
 	}
@@ -118,6 +122,17 @@ func (r *run) launch(ctx context.Context, files *bundle.Files) (*vmProcess, erro
 		return nil, fmt.Errorf("noting the VM process: %w", err)
 	}
 	return vm, nil
+}
+
+// origin says in a word what the VM starts from.
+func (r *run) origin() string {
+	switch {
+	case r.checkpoint != nil:
+		return "checkpoint"
+	case r.warm.opened:
+		return "template"
+	}
+	return "kernel"
 }
 
 // vmConfig describes the container's VM. The files go to table.

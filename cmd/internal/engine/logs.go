@@ -50,6 +50,8 @@ type LogOptions struct {
 	Follow       bool
 	Tail         int // of the last lines; negative: all
 	Since, Until time.Time
+	// VM asks for the VM log instead of what the container has written: see VMLogConfig.
+	VM bool
 }
 
 // LogEntry is a line, or a piece of a long one, that a container has written.
@@ -61,7 +63,13 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, emit func(L
 	if err != nil {
 		return err
 	}
-	if r.Config.Log.Driver == LogNone {
+	path := e.LogPath(r.ID)
+	switch {
+	case o.VM && r.Config.VMLog.Level == VMLogOff:
+		return fmt.Errorf("container %s: it was created to have no VM log", ref)
+	case o.VM:
+		path = e.vmLogPath(r.ID)
+	case r.Config.Log.Driver == LogNone:
 		return fmt.Errorf("container %s: configured logging driver does not support reading", ref)
 	}
 	read := logfile.ReadOptions{Tail: o.Tail}
@@ -84,7 +92,7 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogOptions, emit func(L
 		}()
 		read.Follow = over
 	}
-	return logfile.Read(ctx, e.LogPath(r.ID), read, func(line []byte) error {
+	return logfile.Read(ctx, path, read, func(line []byte) error {
 		entry, err := logfile.ParseEntry(line)
 		if err != nil {
 			return nil // garbage in the file must not hide the rest

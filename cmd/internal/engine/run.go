@@ -71,6 +71,7 @@ type run struct {
 	record *Record // as it was at the beginning
 	attach Attach
 	line   *timeline.Timeline
+	log    *vmLog
 	ended  chan struct{}           // closed when all of it is over and the record says so
 	onExit func()                  // called when the workload has ended, before all its output has come
 	cancel context.CancelCauseFunc // of all the work
@@ -179,6 +180,7 @@ func (r *run) watch(ctx context.Context, done chan<- struct{}) {
 	case <-r.vm.done:
 	}
 	<-r.vm.done
+	r.log.ended(r.vm.result())
 	r.cancel(errVMGone)
 }
 
@@ -285,6 +287,7 @@ func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exi
 		return Exit{}, err
 	}
 	r.emit("start", nil)
+	r.log.Info("workload runs")
 	r.attach.hasStarted()
 	if r.warm.fits && !r.warm.opened {
 		r.engine.orderTemplate(r.warm.shape)
@@ -304,6 +307,7 @@ func (r *run) work(ctx context.Context, client *proto.Client, pumps *pumps) (Exi
 		r.line.Mark(timeline.Ended, r.hostTime(ended.Time))
 	}
 	exit := Exit{Code: ended.Code(), OOMKilled: ended.OOMKilled}
+	r.log.Info("workload ended", "status", exit.Code, "oom_killed", exit.OOMKilled)
 	r.exited = true
 	if exit.OOMKilled {
 		r.emit("oom", nil)

@@ -27,6 +27,7 @@ type supervisor struct {
 	cancel   context.CancelFunc
 	hub      *hub
 	logFile  *logfile.Writer // nil: no log is kept
+	log      vmLog
 	listener *net.UnixListener
 	alone    bool // this process has nothing else to do
 	serving  sync.WaitGroup
@@ -48,10 +49,13 @@ func (c *Container) supervise() (_ *supervisor, err error) {
 	defer func() {
 		if err != nil {
 			s.cancel()
-			s.closeLog()
+			s.closeLogs()
 		}
 	}()
 	if err := c.engine.store.makeRunDir(c.id); err != nil {
+		return nil, err
+	}
+	if s.log, err = c.openVMLog(); err != nil {
 		return nil, err
 	}
 	var streams *logfile.Streams
@@ -70,7 +74,8 @@ func (c *Container) supervise() (_ *supervisor, err error) {
 	return s, nil
 }
 
-func (s *supervisor) closeLog() {
+func (s *supervisor) closeLogs() {
+	s.log.close()
 	if s.logFile != nil {
 		s.logFile.Close()
 	}
@@ -87,11 +92,12 @@ func (s *supervisor) close() {
 	s.serving.Wait()
 	late.Stop()
 	s.cancel()
-	s.closeLog()
+	s.closeLogs()
 }
 
 // run lives the container's lives, and returns how the last one ended.
 func (s *supervisor) run(ctx context.Context, a Attach, line *timeline.Timeline) (Exit, error) {
+	a.Note = s.noting(a.Note)
 	delay, starts := restartFirst, 0
 	for first := true; ; first = false {
 		exit, ran, err := s.live(ctx, a, line)
@@ -103,8 +109,11 @@ func (s *supervisor) run(ctx context.Context, a Attach, line *timeline.Timeline)
 			delay, starts = restartFirst, 0
 		}
 		again := (ran || !first) && !s.isStopped() && ctx.Err() == nil && s.latest().Config.Restart.again(code, starts)
+		if err != nil {
+			s.log.Error("life failed", "error", err, "status", code)
+		}
 		lost, why := s.hub.lost()
-		if lost > 0 && !again && a.Note != nil {
+		if lost > 0 && !again {
 			a.Note(fmt.Sprintf("%d entries of the container's log could not be kept: %v", lost, why))
 		}
 		saveErr := s.save(func(st *State) {
@@ -123,6 +132,7 @@ func (s *supervisor) run(ctx context.Context, a Attach, line *timeline.Timeline)
 		if !again {
 			return exit, err
 		}
+		s.log.Info("starting again", "after", delay.String(), "restart", starts+1)
 		select {
 		case <-time.After(delay):
 		case <-s.stopping:
@@ -135,6 +145,16 @@ func (s *supervisor) run(ctx context.Context, a Attach, line *timeline.Timeline)
 		starts++
 		if err := s.save(func(st *State) { st.Status, st.RestartCount = StatusStarting, st.RestartCount+1 }); err != nil {
 			return exit, err
+		}
+	}
+}
+
+// noting is the function that is told what the user must know: the VM log has it as well.
+func (s *supervisor) noting(tell func(string)) func(string) {
+	return func(text string) {
+		s.log.Warn(text)
+		if tell != nil {
+			tell(text)
 		}
 	}
 }
@@ -169,7 +189,7 @@ func (s *supervisor) live(ctx context.Context, a Attach, line *timeline.Timeline
 	}
 	defer s.hub.end()
 	a.Stdout, a.Stderr = s.hub.writer(muxStdout, a.Stdout), s.hub.writer(muxStderr, a.Stderr)
-	r := &run{Container: s.Container, record: s.latest(), attach: a, line: line, alone: s.alone, ended: make(chan struct{}), onExit: s.hub.workloadEnded}
+	r := &run{Container: s.Container, record: s.latest(), attach: a, line: line, log: &s.log, alone: s.alone, ended: make(chan struct{}), onExit: s.hub.workloadEnded}
 	s.mu.Lock()
 	s.life = r
 	s.mu.Unlock()
@@ -399,6 +419,7 @@ func (s *supervisor) pause(ctx context.Context) error {
 		return err
 	}
 	s.emit("pause", nil)
+	s.log.Info("paused")
 	return nil
 }
 
@@ -425,5 +446,6 @@ func (s *supervisor) thaw(ctx context.Context, r *run) error {
 		return err
 	}
 	s.emit("unpause", nil)
+	s.log.Info("going on")
 	return nil
 }

@@ -48,9 +48,7 @@ func (r *run) awaken(ctx context.Context, files *bundle.Files) error {
 	r.network, r.guestDisks = nil, nil
 	r.engine.dropTemplate(r.warm.shape)
 	r.warm.opened, r.warm.failed = false, true
-	if r.attach.Note != nil {
-		r.attach.Note(fmt.Sprintf("the saved VM did not start (%v); booting one", err))
-	}
+	r.attach.Note(fmt.Sprintf("the saved VM did not start (%v); booting one", err))
 	r.vm, err = r.launch(ctx, files)
 	return err
 }
