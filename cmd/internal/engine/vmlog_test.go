@@ -95,8 +95,8 @@ func TestVMLogOfFailures(t *testing.T) {
 	if _, err := get(t, e, killed).State.VM.Kill(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, e, killed, "exited", func(r *Record) bool { return r.State.Status == StatusExited })
-	if text := logText(t, e, killed, LogOptions{Tail: -1, VM: true}); !strings.Contains(text, "the VM ended: killed by signal 9 (SIGKILL)") {
+	// Who follows is let go with the container, and has all of it.
+	if text := logText(t, e, killed, LogOptions{Tail: -1, VM: true, Follow: true}); !strings.Contains(text, "the VM ended: killed by signal 9 (SIGKILL)") {
 		t.Errorf("of one that was killed:\n%s", text)
 	}
 }
