@@ -148,18 +148,18 @@ func (s Suite) hostileRings(t *testing.T) {
 				d.T = t
 				d.Mem.next = 0x1000
 				d.Start(all(d) &^ c.without)
-				r := d.Rings[q]
-				c.bad(r)
+				r, edges := d.Rings[q], d.Line.Edges()+1
+				c.bad(r) // a device that still looks needs no kick
 				if c.harmless {
 					r.Quiesce()
 				} else {
 					r.Kick()
 					d.AwaitNeedsReset()
+					d.await("the interrupt", func() bool { return d.Line.Edges() >= edges }) // its cause is set before
 					if n := r.UsedIdx(); n != 0 {
 						t.Errorf("%d used buffers, want none", n)
 					}
 					// It stays broken until it is reset, and says nothing more.
-					edges := d.Line.Edges()
 					r.Kick()
 					d.Write(RegStatus, Acknowledge|DriverBit|FeaturesOK|DriverOK)
 					if d.Status()&NeedsReset == 0 || d.Line.Edges() != edges {

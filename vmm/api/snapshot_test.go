@@ -18,6 +18,16 @@ import (
 
 func platformNone(c *vmm.Config) { c.Platform = vmm.PlatformNone }
 
+// counted is what testguest.Spin had counted when its memory was saved to a file.
+func counted(t testing.TB, memory string) uint64 {
+	t.Helper()
+	b, err := os.ReadFile(memory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary.LittleEndian.Uint64(b[testguest.Counter:])
+}
+
 // TestSnapshot: a machine is saved and goes on in other processes, with its devices, and with others in the place of some.
 func TestSnapshot(t *testing.T) {
 	c := bare(t, testguest.Spin, Config{})
@@ -143,13 +153,9 @@ func TestDiffSnapshots(t *testing.T) {
 	load := func(f SnapshotFiles, more string) string {
 		return fmt.Sprintf(`{"snapshot_path":%q,"mem_file_path":%q%s}`, f.State, f.Memory, more)
 	}
-	count := func(f SnapshotFiles) uint64 { // what the guest has counted
+	count := func(f SnapshotFiles) uint64 {
 		t.Helper()
-		b, err := os.ReadFile(f.Memory)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return binary.LittleEndian.Uint64(b[testguest.Counter:])
+		return counted(t, f.Memory)
 	}
 	// further lets the guest of c count, and saves it to what to returns, until that has a higher count than base.
 	further := func(c *client, base SnapshotFiles, to func(i int) SnapshotFiles) SnapshotFiles {
