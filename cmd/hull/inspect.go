@@ -265,10 +265,13 @@ func inspectedHost(r *engine.Record) object {
 		binds = append(binds, m.Source+":"+m.Target+mode)
 	}
 	policy, _, _ := strings.Cut(c.Restart.String(), ":")
+	vmLog := c.VMLog.WithDefaults()
 	return object{
 		"Binds": binds, "NetworkMode": c.Network, "PortBindings": portMap(c.Ports),
 		"RestartPolicy": object{"Name": policy, "MaximumRetryCount": c.Restart.MaxRetries}, "AutoRemove": c.AutoRemove,
-		"LogConfig": object{"Type": driver, "Config": logs}, "CapAdd": c.CapAdd, "CapDrop": c.CapDrop, "Dns": c.DNS,
+		"LogConfig":   object{"Type": driver, "Config": logs},
+		"VMLogConfig": object{"Level": vmLog.Level, "Format": vmLog.Format}, // docker has none
+		"CapAdd":      c.CapAdd, "CapDrop": c.CapDrop, "Dns": c.DNS,
 		"DnsOptions": []string{}, "DnsSearch": []string{}, "VolumesFrom": c.VolumesFrom, "Privileged": c.Privileged, "SecurityOpt": c.SecurityOpt,
 		"PublishAllPorts": c.PublishAll, "PidsLimit": c.Limits.PIDs, "ShmSize": shmSize(c.Limits), "CpusetCpus": joinCPUs(c.CPUSet), "CgroupnsMode": "private",
 		"IpcMode": "private", "PidMode": "", "UTSMode": "", "UsernsMode": "", "Isolation": "", "Init": nil, "OomKillDisable": false,

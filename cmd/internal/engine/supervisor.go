@@ -110,7 +110,7 @@ func (s *supervisor) run(ctx context.Context, a Attach, line *timeline.Timeline)
 		}
 		again := (ran || !first) && !s.isStopped() && ctx.Err() == nil && s.latest().Config.Restart.again(code, starts)
 		if err != nil {
-			s.log.Error("life failed", "error", err, "status", code)
+			s.log.failed(err, code)
 		}
 		lost, why := s.hub.lost()
 		if lost > 0 && !again {

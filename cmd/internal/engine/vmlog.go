@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -14,10 +16,18 @@ import (
 // VMLogConfig says what the VM log of a container tells: the lines in which its supervisor notes what becomes of its VM,
 // for whoever looks after this host. What the workload writes is in another log: see LogConfig.
 type VMLogConfig struct {
-	// Level is that of the least important lines: one of VMLogLevels; "" is info.
+	// Level is that of the least important lines: one of VMLogLevels; "" is that of DefaultVMLog.
 	Level string `json:"level,omitempty"`
-	// Format is how package slog writes them: one of VMLogFormats; "" is text.
+	// Format is how package slog writes them: one of VMLogFormats; "" is that of DefaultVMLog.
 	Format string `json:"format,omitempty"`
+}
+
+// DefaultVMLog is what a VM log is unless its VMLogConfig says otherwise.
+var DefaultVMLog = VMLogConfig{Level: "info", Format: "text"}
+
+// WithDefaults is c with nothing left open.
+func (c VMLogConfig) WithDefaults() VMLogConfig {
+	return VMLogConfig{Level: cmp.Or(c.Level, DefaultVMLog.Level), Format: cmp.Or(c.Format, DefaultVMLog.Format)}
 }
 
 // VMLogOff is the level of those who want no VM log.
@@ -60,26 +70,23 @@ type vmLog struct {
 
 // openVMLog opens the container's VM log for writing. close must be called.
 func (c *Container) openVMLog() (vmLog, error) {
-	config := c.latest().Config.VMLog
+	config := c.latest().Config.VMLog.WithDefaults()
 	if config.Level == VMLogOff {
 		return vmLog{Logger: slog.New(slog.DiscardHandler)}, nil
 	}
-	var o slog.HandlerOptions
-	if config.Level != "" {
-		var level slog.Level
-		if err := level.UnmarshalText([]byte(config.Level)); err != nil {
-			return vmLog{}, fmt.Errorf("VM log: %w", err)
-		}
-		o.Level = level
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(config.Level)); err != nil {
+		return vmLog{}, fmt.Errorf("VM log: %w", err)
 	}
 	file, err := logfile.Open(c.engine.vmLogPath(c.id), vmLogKept)
 	if err != nil {
 		return vmLog{}, err
 	}
 	w := vmLogWriter{logfile.NewStreams(file)}
-	var h slog.Handler = slog.NewTextHandler(w, &o)
+	o := &slog.HandlerOptions{Level: level}
+	var h slog.Handler = slog.NewTextHandler(w, o)
 	if config.Format == vmLogJSON {
-		h = slog.NewJSONHandler(w, &o)
+		h = slog.NewJSONHandler(w, o)
 	}
 	return vmLog{Logger: slog.New(h).With("id", ShortID(c.id)), file: file}, nil
 }
@@ -114,6 +121,16 @@ func (l *vmLog) event(e vmm.Event) {
 	default:
 		l.Debug("event", "event", e.Event, "name", e.Name, "message", e.Message)
 	}
+}
+
+// failed notes why a life of the container has ended, with which exit status.
+func (l *vmLog) failed(err error, status int) {
+	var interrupted *InterruptedError
+	if errors.As(err, &interrupted) || errors.Is(err, errStopped) { // as its user wished
+		l.Info("life ended early", "reason", err, "status", status)
+		return
+	}
+	l.Error("life failed", "error", err, "status", status)
 }
 
 // ended notes how the VM process has ended.

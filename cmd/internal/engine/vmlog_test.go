@@ -101,6 +101,25 @@ func TestVMLogOfFailures(t *testing.T) {
 	}
 }
 
+// Who ends a boot has made no error.
+func TestVMLogOfInterruptedBoot(t *testing.T) {
+	e := newTestEngine(t)
+	c, err := e.Create(t.Context(), "slow", Config{Image: "test", Args: []string{"true"}, Append: "fake=silent"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	signals := make(chan os.Signal, 1)
+	signals <- unix.SIGINT
+	var interrupted *InterruptedError
+	if _, err := c.Run(t.Context(), Attach{Signals: signals}, nil); !errors.As(err, &interrupted) {
+		t.Fatal(err)
+	}
+	text := logText(t, e, "slow", LogOptions{Tail: -1, VM: true})
+	if strings.Contains(text, "level=ERROR") || !strings.Contains(text, `level=INFO msg="life ended early"`) || !strings.Contains(text, "SIGINT") {
+		t.Errorf("the VM log:\n%s", text)
+	}
+}
+
 func TestVMLogConfig(t *testing.T) {
 	e := newTestEngine(t)
 	for _, c := range []VMLogConfig{{Level: "loud"}, {Level: "INFO"}, {Format: "xml"}} {
